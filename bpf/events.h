@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The wire ABI between the BPF programs and wgtrace: ring-buffer records and
+ * map keys. Plain C, sized types, no hidden padding; compiles alone with any
+ * compiler. The rules are in bpf/README.md; the mirror is
+ * wgtrace/events/wire.py, and tests/unit/events/test_abi.py holds the two
+ * together.
+ *
+ * Addresses are in network order in 16 bytes; an IPv4 address fills the first
+ * four and the rest is 0. Ports and lengths are in host order. Times are
+ * CLOCK_BOOTTIME nanoseconds. A field that is not known is 0.
+ */
+#pragma once
+
+#ifndef __KERNEL__
+#include <linux/types.h>
+#endif
+
+/* Bumped when the meaning or place of an existing field changes. */
+#define WGT_ABI 1
+
+#define WGT_KEY_LEN 32
+#define WGT_TAI64N_LEN 12
+#define WGT_PAYLOAD_LEN 16
+#define WGT_IFNAME_LEN 16
+
+/* Kinds are only appended, never reused. */
+enum wgt_event_kind {
+	WGT_EVENT_DROP = 1,
+	WGT_EVENT_HANDSHAKE = 2,
+	WGT_EVENT_CONFIG = 3,
+};
+
+/*
+ * Why a packet ended. The names, in lower case without the prefix, are the
+ * reason ids that users see. tx: 1..31, rx: 32..63, handshake: 64..95.
+ */
+enum wgt_reason {
+	WGT_BAD_PROTOCOL = 1,
+	WGT_ALLOWEDIPS_NO_PEER = 2,
+	WGT_NO_ENDPOINT = 3,
+	WGT_GSO_SEGMENT_FAILED = 4,
+	WGT_SKB_CLONE_NOMEM = 5,
+	WGT_STAGED_QUEUE_OVERFLOW = 6,
+	WGT_STAGED_PURGED_GIVEUP = 7,
+	WGT_STAGED_PURGED_IFDOWN = 8,
+	WGT_STAGED_PURGED_PEER_REMOVED = 9,
+	WGT_PEER_DEAD_TX = 10,
+	WGT_TX_QUEUE_FULL = 11,
+	WGT_ENCRYPT_QUEUE_FULL = 12,
+	WGT_ENCRYPT_FAILED = 13,
+	WGT_UDP_SOCK_NULL = 14,
+	WGT_NO_ROUTE_TO_ENDPOINT = 15,
+	WGT_ENDPOINT_AF_INVALID = 16,
+	WGT_HANDSHAKE_TX_NOMEM = 17,
+
+	WGT_SOCK_USER_DATA_NULL = 32,
+	WGT_BAD_HEADER = 33,
+	WGT_UNKNOWN_RECEIVER_INDEX = 34,
+	WGT_PEER_DEAD_RX = 35,
+	WGT_RX_QUEUE_FULL = 36,
+	WGT_DECRYPT_QUEUE_FULL = 37,
+	WGT_KEYPAIR_INVALID = 38,
+	WGT_KEYPAIR_EXPIRED = 39,
+	WGT_NONCE_LIMIT_RX = 40,
+	WGT_DECRYPT_NOMEM = 41,
+	WGT_DECRYPT_FAILED = 42,
+	WGT_REPLAY_OR_OLD_COUNTER = 43,
+	WGT_ENDPOINT_FROM_SKB_FAILED = 44,
+	WGT_BAD_INNER_SIZE = 45,
+	WGT_BAD_INNER_HEADER = 46,
+	WGT_INNER_TRIM_FAILED = 47,
+	WGT_SRC_NOT_ALLOWED = 48,
+
+	WGT_RNG_NOT_READY = 64,
+	WGT_HANDSHAKE_QUEUE_CONTENDED = 65,
+	WGT_HANDSHAKE_QUEUE_FULL = 66,
+	WGT_INVALID_MAC1 = 67,
+	WGT_COOKIE_UNDER_LOAD = 68,
+	WGT_RATELIMITED = 69,
+	WGT_NO_PRIVATE_KEY = 70,
+	WGT_INIT_DH_FAILED = 71,
+	WGT_INIT_STATIC_DECRYPT_FAILED = 72,
+	WGT_UNKNOWN_PEER_PUBKEY = 73,
+	WGT_INIT_PRECOMPUTED_ZERO = 74,
+	WGT_INIT_TIMESTAMP_DECRYPT_FAILED = 75,
+	WGT_HANDSHAKE_INIT_REPLAY = 76,
+	WGT_HANDSHAKE_FLOOD = 77,
+	WGT_RESP_UNKNOWN_INDEX = 78,
+	WGT_RESP_BAD_STATE = 79,
+	WGT_RESP_DECRYPT_FAILED = 80,
+	WGT_RESP_SUPERSEDED = 81,
+	WGT_RESPONSE_NOT_SENT = 82,
+	WGT_SESSION_NOT_STARTED = 83,
+	WGT_COOKIE_UNKNOWN_INDEX = 84,
+	WGT_COOKIE_UNSOLICITED = 85,
+	WGT_COOKIE_DECRYPT_FAILED = 86,
+
+	WGT_REASONS = 96, /* size of per-reason arrays, not a reason */
+};
+
+/* A finer reason within one; the names lose the prefix and the reason. */
+enum wgt_sub_reason {
+	WGT_SUB_NONE = 0,
+	/* bad_header */
+	WGT_SUB_BOGUS_IP = 1,
+	WGT_SUB_UDP_LEN_LIES = 2,
+	WGT_SUB_TOO_SHORT = 3,
+	WGT_SUB_UNKNOWN_TYPE = 4,
+	WGT_SUB_WRONG_LENGTH_FOR_TYPE = 5,
+	WGT_SUB_NONLINEAR_PULL_FAILED = 6,
+	/* replay_or_old_counter */
+	WGT_SUB_DUPLICATE = 16,
+	WGT_SUB_TOO_OLD = 17,
+	WGT_SUB_EXHAUSTED = 18,
+	/* src_not_allowed: who has the source address in its AllowedIPs */
+	WGT_SUB_OWNED_BY_NOBODY = 32,
+	WGT_SUB_OWNED_BY_OTHER_PEER = 33,
+};
+
+/* What a handshake did, when it was not refused. */
+enum wgt_handshake_code {
+	WGT_INIT_SENT = 1,
+	WGT_RETRY = 2,
+	WGT_GIVE_UP = 3,
+	WGT_INIT_ACCEPTED = 4,
+	WGT_RESPONSE_SENT = 5,
+	WGT_RESPONSE_ACCEPTED = 6,
+	WGT_HANDSHAKE_COMPLETE = 7,
+};
+
+struct wgt_event_header {
+	__u64 ts_ns;	/* bpf_ktime_get_boot_ns() */
+	__u32 cpu;
+	__u16 kind;	/* enum wgt_event_kind */
+	__u16 len;	/* of the whole record, bytes */
+};
+
+/* One IP packet's addresses. All zero: not known. */
+struct wgt_flow {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u16 sport;	/* or ICMP echo identifier; 0 for other protocols */
+	__u16 dport;
+	__u32 len;	/* of the IP packet, bytes */
+	__u8 family;	/* 4 or 6 */
+	__u8 proto;	/* IPPROTO_* */
+	__u8 pad[6];
+};
+
+/* The interface that an event belongs to. */
+struct wgt_device {
+	__u8 ifname[WGT_IFNAME_LEN];
+	__u32 netns;	/* inode of the interface's network namespace */
+	__u32 ifindex;
+};
+
+/* A configured peer. All zero: none, or not knowable. */
+struct wgt_peer {
+	__u8 public_key[WGT_KEY_LEN];
+	__u8 endpoint_addr[16];
+	__u16 endpoint_port;
+	__u8 endpoint_family;	/* 4, 6, or 0: no endpoint */
+	__u8 known;		/* 1: there is a peer */
+	__u8 pad[4];
+};
+
+/* Kind WGT_EVENT_DROP: WireGuard dropped or refused a packet. */
+struct wgt_drop_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device;
+	struct wgt_peer peer;
+	struct wgt_flow inner;
+	struct wgt_flow outer;
+	__u64 location;		/* address of the code that freed the skb */
+	__u64 nonce;		/* counter of the data message */
+	__u64 max_nonce;	/* highest counter accepted in this session + 1 */
+	__u64 session_age_ns;	/* since the keypair was made */
+	__u32 kernel_reason;	/* enum skb_drop_reason of this kernel */
+	__u32 receiver_index;
+	__u32 sender_index;
+	__u32 queue_len;	/* packets in the queue that overflowed or was purged */
+	__s32 err;		/* -errno */
+	__u16 reason;		/* enum wgt_reason */
+	__u8 sub_reason;	/* enum wgt_sub_reason */
+	__u8 message_type;	/* 1..4 of a WireGuard message */
+	__u8 other_key[WGT_KEY_LEN];	/* src_not_allowed: owner of the source;
+					 * unknown_peer_pubkey: the key that knocked */
+	__u8 timestamp[WGT_TAI64N_LEN];		/* of this initiation */
+	__u8 latest_timestamp[WGT_TAI64N_LEN];	/* of the last one accepted */
+	__u8 payload[WGT_PAYLOAD_LEN];	/* bad_header: first bytes of the UDP payload */
+	__u32 payload_len;	/* bad_header: UDP payload, bytes */
+	__u32 pad;
+};
+
+/* Kind WGT_EVENT_HANDSHAKE: a handshake took a step. */
+struct wgt_handshake_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device;
+	struct wgt_peer peer;
+	__u32 sender_index;
+	__u32 receiver_index;
+	__u32 attempt;		/* retry: 1 is the first retry */
+	__u16 code;		/* enum wgt_handshake_code */
+	__u16 pad;
+};
+
+/* Kind WGT_EVENT_CONFIG: someone configured an interface. */
+struct wgt_config_event {
+	struct wgt_event_header hdr;
+	__u32 pid;
+	__u32 pad;
+	__u8 comm[16];
+};
+
+/* Key of the per-CPU totals: u64 packets. */
+struct wgt_total_key {
+	__u8 ifname[WGT_IFNAME_LEN];
+	__u32 netns;
+	__u16 kind;		/* enum wgt_event_kind */
+	__u16 code;		/* enum wgt_reason or wgt_handshake_code */
+	__u8 sub_reason;
+	__u8 peer_known;
+	__u8 pad[6];
+	__u8 public_key[WGT_KEY_LEN];
+};
+
+/* Per-CPU counters by cause: index into the map `losses`. */
+enum wgt_loss {
+	WGT_LOST_EVENTS = 0,	/* the ring buffer was full */
+	WGT_LOST_TOTALS = 1,	/* the totals map was full: counted by reason only */
+	WGT_LOST_UNCLASSIFIED = 2,	/* freed in WireGuard at a place not in the catalogue */
+	WGT_LOST_FRAMES = 3,	/* a handshake's exit was seen without its entry */
+	WGT_LOSSES = 8,
+};
+
+/* Per-CPU, per reason: what was streamed in this second, and what was not. */
+struct wgt_stream {
+	__u64 second;
+	__u64 shown;		/* in this second */
+	__u64 limited;		/* since the start: counted, not shown */
+	__u64 total;		/* since the start: all drops of this reason */
+};
+
+/* Slot 0 of the map `config`. */
+struct wgt_config {
+	__u32 all;		/* 1: every interface in every namespace */
+	__u32 events_per_second;	/* per reason and CPU */
+};
+
+/* Key of the map `traced`; an empty name is every interface of the namespace. */
+struct wgt_traced_key {
+	__u8 ifname[WGT_IFNAME_LEN];
+	__u32 netns;
+	__u32 pad;
+};
+
+/* Functions of WireGuard that free packets: values of the map `sites`. */
+enum wgt_site {
+	WGT_SITE_NONE = 0,
+	WGT_SITE_XMIT = 1,		/* wg_xmit */
+	WGT_SITE_PURGE = 2,		/* wg_packet_purge_staged_packets */
+	WGT_SITE_SEND_STAGED = 3,	/* wg_packet_send_staged_packets */
+	WGT_SITE_TX_WORKER = 4,		/* wg_packet_tx_worker */
+	WGT_SITE_SEND = 5,		/* send4, send6 */
+	WGT_SITE_SEND_SKB = 6,		/* wg_socket_send_skb_to_peer */
+	WGT_SITE_RECEIVE = 7,		/* wg_receive, wg_packet_receive */
+	WGT_SITE_RX_POLL = 8,		/* wg_packet_rx_poll */
+	WGT_SITE_HANDSHAKE_WORKER = 9,	/* wg_packet_handshake_receive_worker */
+	WGT_SITE_STOP = 10,		/* wg_stop */
+};
+
+#define WGT_MAX_SITES 32
+
+/* One piece of kernel text; slot 0 of `sites` spans all the others. */
+struct wgt_site_range {
+	__u64 start;
+	__u64 end;	/* first byte after */
+	__u64 site;	/* enum wgt_site */
+};
+
+_Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader and WGT_ABI");
+_Static_assert(sizeof(struct wgt_flow) == 48, "also change FlowWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_device) == 24, "also change DeviceWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_peer) == 56, "also change PeerWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_drop_event) == 328,
+	       "also change DropEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_handshake_event) == 112,
+	       "also change HandshakeEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_config_event) == 40,
+	       "also change ConfigEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_stream) == 32, "also change StreamWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_config) == 8, "also change ConfigWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_site_range) == 24, "also change SiteRangeWire and WGT_ABI");

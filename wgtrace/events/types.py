@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What happened, typed. No kernel, no I/O, nothing that is not plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+
+IPAddress = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Addresses of one IP packet.
+
+    Attributes:
+        proto: IPPROTO number.
+        sport: Source port in host order, the identifier of an ICMP echo, or 0.
+        dport: Destination port in host order, or 0.
+        len: Length of the IP packet in bytes, 0 if not known.
+    """
+
+    saddr: IPAddress
+    daddr: IPAddress
+    proto: int
+    sport: int
+    dport: int
+    len: int
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return self.saddr.version
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A peer's UDP address, printed as wg(8) does."""
+
+    addr: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        if self.addr.version == 6:
+            return f"[{self.addr}]:{self.port}"
+        return f"{self.addr}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRef:
+    """The peer that an event belongs to, as the kernel had it at that moment.
+
+    Attributes:
+        public_key: Base64, as wg(8) prints it.
+        endpoint: Where its packets went at that moment, if anywhere.
+        name: From `# Name =` comments or --names; None until enriched.
+    """
+
+    public_key: str
+    endpoint: Endpoint | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRef:
+    """The WireGuard interface that an event belongs to.
+
+    Attributes:
+        netns: Inode number of its network namespace, 0 if not known.
+        ifname: "" when it could not be told which interface.
+    """
+
+    ifname: str
+    netns: int
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tai64n:
+    """A TAI64N time as an initiation carries it (12 bytes), in nanoseconds UTC."""
+
+    unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropEvent:
+    """`struct wgt_drop_event`: WireGuard dropped or refused a packet.
+
+    Attributes:
+        ts_ns: CLOCK_BOOTTIME.
+        where: Kernel function and offset that freed it, such as
+            `wg_packet_rx_poll+0x1c4`, or the function that refused it.
+        kernel_reason: Name of the kernel's own skb drop reason, None if none.
+        owner: src_not_allowed: base64 public key of the peer that has the
+            source address; None: nobody has.
+        unknown_public_key: unknown_peer_pubkey: the key that knocked, base64.
+        errno: Positive errno of a failed send, 0 if not known.
+        message_type: 1 initiation, 2 response, 3 cookie, 4 data, 0 not known.
+        timestamp: Time in this initiation; `latest_timestamp`: in the last one
+            accepted from this peer.
+        payload: bad_header: first bytes (at most 16) of the UDP payload.
+        payload_len: bad_header: whole UDP payload in bytes.
+    """
+
+    ts_ns: int
+    device: DeviceRef
+    reason: Reason
+    sub_reason: SubReason = SubReason.NONE
+    peer: PeerRef | None = None
+    inner: Flow | None = None
+    outer: Flow | None = None
+    where: str = ""
+    kernel_reason: str | None = None
+    nonce: int = 0
+    max_nonce: int = 0
+    session_age_ns: int = 0
+    receiver_index: int = 0
+    sender_index: int = 0
+    queue_len: int = 0
+    errno: int = 0
+    message_type: int = 0
+    owner: str | None = None
+    unknown_public_key: str | None = None
+    timestamp: Tai64n | None = None
+    latest_timestamp: Tai64n | None = None
+    payload: bytes = b""
+    payload_len: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeEvent:
+    """`struct wgt_handshake_event`: a handshake took a step."""
+
+    ts_ns: int
+    device: DeviceRef
+    code: HandshakeCode
+    peer: PeerRef | None = None
+    sender_index: int = 0
+    receiver_index: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEvent:
+    """`struct wgt_config_event`: a process configured some WireGuard interface."""
+
+    ts_ns: int
+    pid: int
+    comm: str
+
+
+Event = DropEvent | HandshakeEvent | ConfigEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DropTotal:
+    """One exact total from the kernel: drops since the start.
+
+    Attributes:
+        public_key: Base64 of the peer, None where no peer is knowable.
+    """
+
+    ifname: str
+    netns: int
+    reason: Reason
+    sub_reason: SubReason
+    public_key: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeTotal:
+    """One exact total from the kernel: handshake steps since the start."""
+
+    ifname: str
+    netns: int
+    code: HandshakeCode
+    public_key: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What a run did not see or did not show. All counts since the start.
+
+    Attributes:
+        events: Records that found the ring buffer full.
+        missed_probes: Program runs that the kernel skipped (recursion, kretprobe
+            instances used up).
+        undecodable: Records that are no event of this ABI.
+        totals: Drops that found the totals map full: counted by reason only.
+        unclassified: Packets freed in WireGuard at a place not in the catalogue.
+        frames: Handshake exits seen without their entry.
+        rate_limited: Drops counted in the totals but not shown, by reason id.
+    """
+
+    events: int = 0
+    missed_probes: int = 0
+    undecodable: int = 0
+    totals: int = 0
+    unclassified: int = 0
+    frames: int = 0
+    rate_limited: dict[str, int] = field(default_factory=dict)

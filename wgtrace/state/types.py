@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What was configured, as frozen snapshots. Private and preshared keys have no place here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+from wgtrace.events.types import Endpoint, IPAddress
+
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A configured peer, as wg(8) shows it.
+
+    Attributes:
+        public_key: Base64.
+        has_preshared_key: Whether one is set; the key itself is never kept.
+        persistent_keepalive: Seconds, 0: off.
+        latest_handshake_ns: Unix time in nanoseconds, 0: never.
+    """
+
+    public_key: str
+    endpoint: Endpoint | None = None
+    allowed_ips: tuple[IPNetwork, ...] = ()
+    has_preshared_key: bool = False
+    persistent_keepalive: int = 0
+    latest_handshake_ns: int = 0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A WireGuard interface with its peers.
+
+    Attributes:
+        netns: Inode number of the network namespace it is in.
+        public_key: Base64; None: it has no private key.
+        counters: `rtnl_link_stats64` fields by name (rx_errors, tx_dropped, ...).
+    """
+
+    ifname: str
+    ifindex: int
+    netns: int
+    public_key: str | None = None
+    listen_port: int = 0
+    fwmark: int = 0
+    is_up: bool = False
+    mtu: int = 0
+    peers: tuple[Peer, ...] = ()
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def peer(self, public_key: str) -> Peer | None:
+        """The peer with this base64 public key, or None."""
+        return next((p for p in self.peers if p.public_key == public_key), None)
+
+    def owner_of(self, addr: IPAddress) -> Peer | None:
+        """The peer whose AllowedIPs hold `addr` by longest prefix, or None."""
+        best: tuple[int, Peer] | None = None
+        for peer in self.peers:
+            for net in peer.allowed_ips:
+                if net.version == addr.version and addr in net and (best is None or net.prefixlen > best[0]):
+                    best = (net.prefixlen, peer)
+        return best[1] if best else None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace.
+
+    Attributes:
+        inode: What the kernel and `lsns` call it.
+        path: Opens it: /proc/self/ns/net, /run/netns/NAME or /proc/PID/ns/net.
+        name: As ip-netns(8) knows it, None if it has no name.
+    """
+
+    inode: int
+    path: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every WireGuard interface that was looked at, at one moment.
+
+    Attributes:
+        taken_ns: CLOCK_BOOTTIME.
+        unreadable: What could not be read, one sentence each.
+    """
+
+    taken_ns: int
+    devices: tuple[Device, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def device(self, ifname: str, netns: int) -> Device | None:
+        """The interface of this name in the namespace with this inode, or None."""
+        return next((d for d in self.devices if d.ifname == ifname and d.netns == netns), None)
