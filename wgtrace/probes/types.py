@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A probe of the catalogue, and what became of it on this kernel."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Mechanism(enum.Enum):
+    """How a program is attached."""
+
+    FENTRY = "fentry"
+    FEXIT = "fexit"
+    KPROBE = "kprobe"
+    KRETPROBE = "kretprobe"
+    RAW_TRACEPOINT = "raw_tracepoint"
+
+
+class Point(enum.Enum):
+    """Where a program runs."""
+
+    ENTRY = "entry"
+    RETURN = "return"
+    TRACEPOINT = "tracepoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One attach point.
+
+    Attributes:
+        name: Stable kebab-case id.
+        target: Kernel function or tracepoint; `targets` in order of preference.
+        module: Kernel module it lives in; "" for the kernel itself.
+        handler: The C function of bpf/ that does the work.
+        args: C types and names of the arguments that the handler takes, in the
+            order of the kernel function; RETURN: the return value's type.
+        gives: Reason ids and event ids that need it.
+        tells: What it sees, for `wgtrace probes`.
+        without_it: What is not visible without it.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    module: str
+    point: Point
+    handler: str
+    args: tuple[str, ...]
+    gives: tuple[str, ...]
+    tells: str
+    without_it: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStatus:
+    """What became of a probe.
+
+    Attributes:
+        target: The function or tracepoint that was chosen.
+        mechanism: None: not attached.
+        because: Why this mechanism, or why none.
+        do: What to install or load, "" if nothing helps.
+    """
+
+    name: str
+    target: str
+    mechanism: Mechanism | None
+    because: str
+    tells: str
+    gives: tuple[str, ...]
+    without_it: str
+    do: str = ""

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a run has to say, as plain data: the sinks in `outputs` render it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from wgtrace.diagnosis.finding import Finding
+from wgtrace.events.types import DropEvent, DropTotal, Losses
+from wgtrace.probes.types import ProbeStatus
+from wgtrace.state.types import Device
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """All probes that can be attached are attached.
+
+    Attributes:
+        ts_unix_ns: CLOCK_REALTIME.
+        kernel: `uname -r`.
+        bcc: Version of BCC.
+        devices: The interfaces traced.
+        probes: Each row of the probe catalogue, attached or not.
+    """
+
+    ts_unix_ns: int
+    version: str
+    kernel: str
+    bcc: str
+    devices: tuple[Device, ...]
+    probes: tuple[ProbeStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenDrop:
+    """A drop joined with the state of its moment.
+
+    Attributes:
+        event: With the peer's name filled in.
+        ts_unix_ns: CLOCK_REALTIME of the drop.
+        why: One short sentence for this very packet, no full stop.
+        netns_name: Name of the interface's namespace if it has one.
+    """
+
+    event: DropEvent
+    ts_unix_ns: int
+    why: str
+    netns_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CounterLine:
+    """One interface counter held against the totals.
+
+    Attributes:
+        counter: Field of rtnl_link_stats64, such as `rx_frame_errors`.
+        moved: How far it moved since the start.
+        explained: How many drops of the totals the kernel counts there.
+    """
+
+    ifname: str
+    netns: int
+    counter: str
+    moved: int
+    explained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run, or an interim count (SIGUSR1).
+
+    Attributes:
+        complete: True only if nothing was lost and no probe was missing.
+        incomplete_because: One sentence for each thing that was not seen.
+    """
+
+    ts_unix_ns: int
+    duration_s: float
+    totals: tuple[DropTotal, ...]
+    losses: Losses
+    reconciliation: tuple[CounterLine, ...]
+    findings: tuple[Finding, ...]
+    complete: bool
+    incomplete_because: tuple[str, ...] = ()
+    peer_names: dict[str, str] | None = None
+    interim: bool = False
+
+
+class Sink(Protocol):
+    """Renders a run; each method is called from one thread, in this order."""
+
+    def start(self, start: RunStart) -> None:
+        """Called once, when attached."""
+
+    def drop(self, drop: SeenDrop) -> None:
+        """Called for each drop shown."""
+
+    def summary(self, summary: Summary) -> None:
+        """Called for each interim count and once at the end."""
