@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Every error that wgtrace raises on purpose.
 
-    WgtraceError            exit status 4
-    ├── UsageError          2   what was asked for does not exist here
-    ├── UnsupportedError    3   cannot run here: not root, no BTF, no WireGuard
-    ├── CompileError        4   the BPF text did not compile or load
-    ├── StateError          4   netlink would not answer
-    ├── UndecodableRecordError  4   a record that is no event of this ABI
-    └── LabError            4   the virtual machine did not come up, or died
+WgtraceError            exit status 4
+├── UsageError          2   what was asked for does not exist here
+├── UnsupportedError    3   cannot run here: not root, no BTF, no WireGuard
+├── CompileError        4   the BPF text did not compile or load
+├── StateError          4   netlink would not answer
+├── UndecodableRecordError  4   a record that is no event of this ABI
+└── LabError            4   the virtual machine did not come up, or died
 """
 
 from __future__ import annotations

@@ -148,15 +148,27 @@ class ReasonRow:
 
 
 CATALOGUE: dict[Reason, ReasonRow] = {
-    Reason.BAD_PROTOCOL: ReasonRow("not an IP packet, or marked as another IP version than it is", ("tx_errors",)),
+    Reason.BAD_PROTOCOL: ReasonRow(
+        "not an IP packet, or marked as another IP version than it is", ("tx_errors",)
+    ),
     Reason.ALLOWEDIPS_NO_PEER: ReasonRow("no peer has the destination in its AllowedIPs", ("tx_errors",)),
     Reason.NO_ENDPOINT: ReasonRow("the peer has no endpoint yet", ("tx_errors",)),
-    Reason.GSO_SEGMENT_FAILED: ReasonRow("the kernel could not cut the super-packet into segments", ("tx_errors",)),
+    Reason.GSO_SEGMENT_FAILED: ReasonRow(
+        "the kernel could not cut the super-packet into segments", ("tx_errors",)
+    ),
     Reason.SKB_CLONE_NOMEM: ReasonRow("no memory for a copy of the packet"),
-    Reason.STAGED_QUEUE_OVERFLOW: ReasonRow("waited for a handshake, and more than 128 packets wait", ("tx_dropped",)),
-    Reason.STAGED_PURGED_GIVEUP: ReasonRow("waited for a handshake that never completed (20 attempts)", ("tx_dropped",)),
-    Reason.STAGED_PURGED_IFDOWN: ReasonRow("was waiting for a handshake when the interface went down", ("tx_dropped",)),
-    Reason.STAGED_PURGED_PEER_REMOVED: ReasonRow("was waiting for a handshake when the peer was removed", ("tx_dropped",)),
+    Reason.STAGED_QUEUE_OVERFLOW: ReasonRow(
+        "waited for a handshake, and more than 128 packets wait", ("tx_dropped",)
+    ),
+    Reason.STAGED_PURGED_GIVEUP: ReasonRow(
+        "waited for a handshake that never completed (20 attempts)", ("tx_dropped",)
+    ),
+    Reason.STAGED_PURGED_IFDOWN: ReasonRow(
+        "was waiting for a handshake when the interface went down", ("tx_dropped",)
+    ),
+    Reason.STAGED_PURGED_PEER_REMOVED: ReasonRow(
+        "was waiting for a handshake when the peer was removed", ("tx_dropped",)
+    ),
     Reason.PEER_DEAD_TX: ReasonRow("the peer was removed just now"),
     Reason.TX_QUEUE_FULL: ReasonRow("1024 packets of this peer already wait to be sent"),
     Reason.ENCRYPT_QUEUE_FULL: ReasonRow("1024 packets of this interface already wait for encryption"),
@@ -178,10 +190,16 @@ CATALOGUE: dict[Reason, ReasonRow] = {
     Reason.DECRYPT_FAILED: ReasonRow("changed on the way: authentication failed"),
     Reason.REPLAY_OR_OLD_COUNTER: ReasonRow("its message counter was seen before, or is too old"),
     Reason.ENDPOINT_FROM_SKB_FAILED: ReasonRow("the outer packet is neither IPv4 nor IPv6"),
-    Reason.BAD_INNER_SIZE: ReasonRow("the inner packet's length field is wrong", ("rx_errors", "rx_length_errors")),
-    Reason.BAD_INNER_HEADER: ReasonRow("the inner packet is neither IPv4 nor IPv6", ("rx_errors", "rx_frame_errors")),
+    Reason.BAD_INNER_SIZE: ReasonRow(
+        "the inner packet's length field is wrong", ("rx_errors", "rx_length_errors")
+    ),
+    Reason.BAD_INNER_HEADER: ReasonRow(
+        "the inner packet is neither IPv4 nor IPv6", ("rx_errors", "rx_frame_errors")
+    ),
     Reason.INNER_TRIM_FAILED: ReasonRow("no memory to trim the packet"),
-    Reason.SRC_NOT_ALLOWED: ReasonRow("the inner source is not in this peer's AllowedIPs", ("rx_errors", "rx_frame_errors")),
+    Reason.SRC_NOT_ALLOWED: ReasonRow(
+        "the inner source is not in this peer's AllowedIPs", ("rx_errors", "rx_frame_errors")
+    ),
     Reason.RNG_NOT_READY: ReasonRow("the kernel's random numbers are not ready yet"),
     Reason.HANDSHAKE_QUEUE_CONTENDED: ReasonRow("the handshake queue is busy"),
     Reason.HANDSHAKE_QUEUE_FULL: ReasonRow("4096 handshake messages already wait"),
