@@ -19,10 +19,10 @@
 /* Bumped when the meaning or place of an existing field changes. */
 #define WGT_ABI 1
 
-#define WGT_KEY_LEN 32
-#define WGT_TAI64N_LEN 12
+#define WGT_KEY_LEN	32
+#define WGT_TAI64N_LEN	12
 #define WGT_PAYLOAD_LEN 16
-#define WGT_IFNAME_LEN 16
+#define WGT_IFNAME_LEN	16
 
 /* Kinds are only appended, never reused. */
 enum wgt_event_kind {
@@ -130,28 +130,28 @@ enum wgt_handshake_code {
 };
 
 struct wgt_event_header {
-	__u64 ts_ns;	/* bpf_ktime_get_boot_ns() */
+	__u64 ts_ns; /* bpf_ktime_get_boot_ns() */
 	__u32 cpu;
-	__u16 kind;	/* enum wgt_event_kind */
-	__u16 len;	/* of the whole record, bytes */
+	__u16 kind; /* enum wgt_event_kind */
+	__u16 len;  /* of the whole record, bytes */
 };
 
 /* One IP packet's addresses. All zero: not known. */
 struct wgt_flow {
 	__u8 saddr[16];
 	__u8 daddr[16];
-	__u16 sport;	/* or ICMP echo identifier; 0 for other protocols */
+	__u16 sport; /* or ICMP echo identifier; 0 for other protocols */
 	__u16 dport;
-	__u32 len;	/* of the IP packet, bytes */
-	__u8 family;	/* 4 or 6 */
-	__u8 proto;	/* IPPROTO_* */
+	__u32 len;   /* of the IP packet, bytes */
+	__u8 family; /* 4 or 6 */
+	__u8 proto;  /* IPPROTO_* */
 	__u8 pad[6];
 };
 
 /* The interface that an event belongs to. */
 struct wgt_device {
 	__u8 ifname[WGT_IFNAME_LEN];
-	__u32 netns;	/* inode of the interface's network namespace */
+	__u32 netns; /* inode of the interface's network namespace */
 	__u32 ifindex;
 };
 
@@ -160,8 +160,8 @@ struct wgt_peer {
 	__u8 public_key[WGT_KEY_LEN];
 	__u8 endpoint_addr[16];
 	__u16 endpoint_port;
-	__u8 endpoint_family;	/* 4, 6, or 0: no endpoint */
-	__u8 known;		/* 1: there is a peer */
+	__u8 endpoint_family; /* 4, 6, or 0: no endpoint */
+	__u8 known;	      /* 1: there is a peer */
 	__u8 pad[4];
 };
 
@@ -172,24 +172,24 @@ struct wgt_drop_event {
 	struct wgt_peer peer;
 	struct wgt_flow inner;
 	struct wgt_flow outer;
-	__u64 location;		/* address of the code that freed the skb */
-	__u64 nonce;		/* counter of the data message */
-	__u64 max_nonce;	/* highest counter accepted in this session + 1 */
-	__u64 session_age_ns;	/* since the keypair was made */
-	__u32 kernel_reason;	/* enum skb_drop_reason of this kernel */
+	__u64 location;	      /* address of the code that freed the skb */
+	__u64 nonce;	      /* counter of the data message */
+	__u64 max_nonce;      /* highest counter accepted in this session + 1 */
+	__u64 session_age_ns; /* since the keypair was made */
+	__u32 kernel_reason;  /* enum skb_drop_reason of this kernel */
 	__u32 receiver_index;
 	__u32 sender_index;
-	__u32 queue_len;	/* packets in the queue that overflowed or was purged */
-	__s32 err;		/* -errno */
-	__u16 reason;		/* enum wgt_reason */
-	__u8 sub_reason;	/* enum wgt_sub_reason */
-	__u8 message_type;	/* 1..4 of a WireGuard message */
-	__u8 other_key[WGT_KEY_LEN];	/* src_not_allowed: owner of the source;
+	__u32 queue_len;		       /* packets in the queue that overflowed or was purged */
+	__s32 err;			       /* -errno */
+	__u16 reason;			       /* enum wgt_reason */
+	__u8 sub_reason;		       /* enum wgt_sub_reason */
+	__u8 message_type;		       /* 1..4 of a WireGuard message */
+	__u8 other_key[WGT_KEY_LEN];	       /* src_not_allowed: owner of the source;
 					 * unknown_peer_pubkey: the key that knocked */
-	__u8 timestamp[WGT_TAI64N_LEN];		/* of this initiation */
-	__u8 latest_timestamp[WGT_TAI64N_LEN];	/* of the last one accepted */
-	__u8 payload[WGT_PAYLOAD_LEN];	/* bad_header: first bytes of the UDP payload */
-	__u32 payload_len;	/* bad_header: UDP payload, bytes */
+	__u8 timestamp[WGT_TAI64N_LEN];	       /* of this initiation */
+	__u8 latest_timestamp[WGT_TAI64N_LEN]; /* of the last one accepted */
+	__u8 payload[WGT_PAYLOAD_LEN];	       /* bad_header: first bytes of the UDP payload */
+	__u32 payload_len;		       /* bad_header: UDP payload, bytes */
 	__u32 pad;
 };
 
@@ -200,8 +200,8 @@ struct wgt_handshake_event {
 	struct wgt_peer peer;
 	__u32 sender_index;
 	__u32 receiver_index;
-	__u32 attempt;		/* retry: 1 is the first retry */
-	__u16 code;		/* enum wgt_handshake_code */
+	__u32 attempt; /* retry: 1 is the first retry */
+	__u16 code;    /* enum wgt_handshake_code */
 	__u16 pad;
 };
 
@@ -217,8 +217,8 @@ struct wgt_config_event {
 struct wgt_total_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
-	__u16 kind;		/* enum wgt_event_kind */
-	__u16 code;		/* enum wgt_reason or wgt_handshake_code */
+	__u16 kind; /* enum wgt_event_kind */
+	__u16 code; /* enum wgt_reason or wgt_handshake_code */
 	__u8 sub_reason;
 	__u8 peer_known;
 	__u8 pad[6];
@@ -227,25 +227,25 @@ struct wgt_total_key {
 
 /* Per-CPU counters by cause: index into the map `losses`. */
 enum wgt_loss {
-	WGT_LOST_EVENTS = 0,	/* the ring buffer was full */
-	WGT_LOST_TOTALS = 1,	/* the totals map was full: counted by reason only */
-	WGT_LOST_UNCLASSIFIED = 2,	/* freed in WireGuard at a place not in the catalogue */
-	WGT_LOST_FRAMES = 3,	/* a handshake's exit was seen without its entry */
+	WGT_LOST_EVENTS = 0,	   /* the ring buffer was full */
+	WGT_LOST_TOTALS = 1,	   /* the totals map was full: counted by reason only */
+	WGT_LOST_UNCLASSIFIED = 2, /* freed in WireGuard at a place not in the catalogue */
+	WGT_LOST_FRAMES = 3,	   /* a handshake's exit was seen without its entry */
 	WGT_LOSSES = 8,
 };
 
 /* Per-CPU, per reason: what was streamed in this second, and what was not. */
 struct wgt_stream {
 	__u64 second;
-	__u64 shown;		/* in this second */
-	__u64 limited;		/* since the start: counted, not shown */
-	__u64 total;		/* since the start: all drops of this reason */
+	__u64 shown;   /* in this second */
+	__u64 limited; /* since the start: counted, not shown */
+	__u64 total;   /* since the start: all drops of this reason */
 };
 
 /* Slot 0 of the map `config`. */
 struct wgt_config {
-	__u32 all;		/* 1: every interface in every namespace */
-	__u32 events_per_second;	/* per reason and CPU */
+	__u32 all;		 /* 1: every interface in every namespace */
+	__u32 events_per_second; /* per reason and CPU */
 };
 
 /* Key of the map `traced`; an empty name is every interface of the namespace. */
@@ -258,16 +258,16 @@ struct wgt_traced_key {
 /* Functions of WireGuard that free packets: values of the map `sites`. */
 enum wgt_site {
 	WGT_SITE_NONE = 0,
-	WGT_SITE_XMIT = 1,		/* wg_xmit */
-	WGT_SITE_PURGE = 2,		/* wg_packet_purge_staged_packets */
-	WGT_SITE_SEND_STAGED = 3,	/* wg_packet_send_staged_packets */
-	WGT_SITE_TX_WORKER = 4,		/* wg_packet_tx_worker */
-	WGT_SITE_SEND = 5,		/* send4, send6 */
-	WGT_SITE_SEND_SKB = 6,		/* wg_socket_send_skb_to_peer */
-	WGT_SITE_RECEIVE = 7,		/* wg_receive, wg_packet_receive */
-	WGT_SITE_RX_POLL = 8,		/* wg_packet_rx_poll */
-	WGT_SITE_HANDSHAKE_WORKER = 9,	/* wg_packet_handshake_receive_worker */
-	WGT_SITE_STOP = 10,		/* wg_stop */
+	WGT_SITE_XMIT = 1,	       /* wg_xmit */
+	WGT_SITE_PURGE = 2,	       /* wg_packet_purge_staged_packets */
+	WGT_SITE_SEND_STAGED = 3,      /* wg_packet_send_staged_packets */
+	WGT_SITE_TX_WORKER = 4,	       /* wg_packet_tx_worker */
+	WGT_SITE_SEND = 5,	       /* send4, send6 */
+	WGT_SITE_SEND_SKB = 6,	       /* wg_socket_send_skb_to_peer */
+	WGT_SITE_RECEIVE = 7,	       /* wg_receive, wg_packet_receive */
+	WGT_SITE_RX_POLL = 8,	       /* wg_packet_rx_poll */
+	WGT_SITE_HANDSHAKE_WORKER = 9, /* wg_packet_handshake_receive_worker */
+	WGT_SITE_STOP = 10,	       /* wg_stop */
 };
 
 #define WGT_MAX_SITES 32
@@ -275,8 +275,8 @@ enum wgt_site {
 /* One piece of kernel text; slot 0 of `sites` spans all the others. */
 struct wgt_site_range {
 	__u64 start;
-	__u64 end;	/* first byte after */
-	__u64 site;	/* enum wgt_site */
+	__u64 end;  /* first byte after */
+	__u64 site; /* enum wgt_site */
 };
 
 _Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader and WGT_ABI");

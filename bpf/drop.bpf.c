@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Packets that WireGuard frees.
+ *
+ * Nothing here runs for a good packet but the first lines of handle_kfree_skb
+ * and handle_consume_skb: the reason is read off the skb when WireGuard frees
+ * it, from where it is freed and from what was already done to it. Every drop
+ * on receive is a consume_skb(), which other tools take for a normal end.
+ */
+
+/* Set while wg_packet_purge_staged_packets() runs, by the task that runs it. */
+struct purge {
+	struct wg_peer *peer;
+	u32 reason;
+	u32 queue_len;
+};
+
+BPF_TABLE("lru_hash", u64, struct purge, purges, 1024);
+
+/* The task, or the CPU where it is the idle task: pid 0 is on every CPU. */
+static __always_inline u64 current_frame(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	return (u32)id ? id : (1ULL << 63) | bpf_get_smp_processor_id();
+}
+
+/* Which of WireGuard's functions holds `address`: enum wgt_site. */
+static __always_inline u32 site_of(u64 address)
+{
+	u32 slot = 0;
+	struct wgt_site_range *range = sites.lookup(&slot);
+
+	if (!range || address < range->start || address >= range->end)
+		return WGT_SITE_NONE;
+	for (slot = 1; slot < WGT_MAX_SITES; slot++) {
+		range = sites.lookup(&slot);
+		if (!range || !range->end)
+			break;
+		if (address >= range->start && address < range->end)
+			return range->site;
+	}
+	return WGT_SITE_NONE;
+}
+
+/*
+ * wg_xmit() refuses the packet that it was given. The checks are its own, in
+ * its order; the lookup is asked again.
+ */
+static __always_inline void drop_in_xmit(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+{
+	u8 version = ip_version(view->network, view->tail);
+	u16 protocol = version == 4 ? ETH_P_IP_BE : ETH_P_IPV6_BE;
+	u32 daddr = version == 4 ? offsetof(struct iphdr, daddr) : offsetof(struct ipv6hdr, daddr);
+	u16 family;
+
+	drop->wg = device_of(view->dev);
+	if (!drop->wg)
+		return;
+	if (version == 0 || view->protocol != protocol) {
+		drop->reason = WGT_BAD_PROTOCOL;
+		return;
+	}
+	drop->inner = view->network;
+	drop->peer = allowedips_lookup(drop->wg, view->network + daddr, version);
+	if (!drop->peer) {
+		drop->reason = WGT_ALLOWEDIPS_NO_PEER;
+		return;
+	}
+	family = READ(drop->peer->endpoint.addr.sa_family);
+	if (family != AF_INET && family != AF_INET6)
+		drop->reason = WGT_NO_ENDPOINT;
+	else if (skb_is_gso(skb))
+		drop->reason = WGT_GSO_SEGMENT_FAILED;
+	else
+		drop->reason = WGT_SKB_CLONE_NOMEM;
+}
+
+/* A packet, or a bundle's part, that could not be queued for encryption or came out of it dead. */
+static __always_inline void drop_before_send(struct drop *drop, struct skb_view *view, u32 site)
+{
+	u8 version = ip_version(view->network, view->tail);
+	u32 daddr = version == 4 ? offsetof(struct iphdr, daddr) : offsetof(struct ipv6hdr, daddr);
+
+	if (view->dev) {
+		drop->wg = device_of(view->dev);
+		if (version) {
+			drop->inner = view->network;
+			drop->peer = allowedips_lookup(drop->wg, view->network + daddr, version);
+		}
+	}
+	if (site == WGT_SITE_TX_WORKER) {
+		drop->peer = peer_of_worker();
+		drop->wg = peer_device(drop->peer);
+		/* wg_reset_packet() clears skb->dev after each good encryption */
+		drop->reason = view->dev ? WGT_ENCRYPT_QUEUE_FULL : WGT_ENCRYPT_FAILED;
+	} else if (is_peer(drop->peer) && !READ(drop->peer->is_dead)) {
+		drop->reason = WGT_TX_QUEUE_FULL;
+	} else {
+		drop->reason = WGT_PEER_DEAD_TX;
+	}
+}
+
+/* send4() or send6() did not get the packet out. Handshake messages tell their errno: handshake.bpf.c. */
+static __always_inline void drop_in_send(struct drop *drop, struct skb_view *view)
+{
+	u32 type = read_u32(view->data);
+	u16 family;
+
+	if (type != MESSAGE_DATA)
+		return;
+	drop->wg = device_of(view->dev);
+	drop->peer = peer_of_worker();
+	drop->message = view->data;
+	drop->message_type = type;
+	drop->reason = WGT_NO_ROUTE_TO_ENDPOINT;
+	if (!drop->wg || !is_peer(drop->peer))
+		return;
+	family = READ(drop->peer->endpoint.addr.sa_family);
+	if (family == AF_INET ? !READ(drop->wg->sock4) : !READ(drop->wg->sock6)) {
+		drop->reason = WGT_UDP_SOCK_NULL;
+		drop->err = -64; /* -ENONET */
+	}
+}
+
+/* prepare_skb_header(): which of its checks fails, 0 if none does. */
+static __always_inline u8 bad_header(struct drop *drop, struct skb_view *view)
+{
+	u32 udp_len, available, type;
+	u8 version = ip_version(view->network, view->tail);
+
+	if (version == 0 || view->protocol != (version == 4 ? ETH_P_IP_BE : ETH_P_IPV6_BE) ||
+	    view->transport < view->head || view->transport + UDP_HEADER_LEN > view->tail)
+		return WGT_SUB_BOGUS_IP;
+	udp_len = swap16(READ(((struct udphdr *)view->transport)->len));
+	/* skb->data stands at the IP header, the UDP header or the message, by how far it got */
+	available = view->len + (view->data - view->transport);
+	if (udp_len < UDP_HEADER_LEN || udp_len > available)
+		return WGT_SUB_UDP_LEN_LIES;
+	drop->message = view->transport + UDP_HEADER_LEN;
+	drop->payload_len = udp_len - UDP_HEADER_LEN;
+	if (drop->payload_len < 4)
+		return WGT_SUB_TOO_SHORT;
+	if (drop->message + 4 > view->tail)
+		return WGT_SUB_NONLINEAR_PULL_FAILED;
+	type = read_u32(drop->message); /* little endian, reserved bytes included */
+	if (type < MESSAGE_INITIATION || type > MESSAGE_DATA)
+		return WGT_SUB_UNKNOWN_TYPE;
+	drop->message_type = type;
+	if ((type == MESSAGE_INITIATION && drop->payload_len != MESSAGE_INITIATION_LEN) ||
+	    (type == MESSAGE_RESPONSE && drop->payload_len != MESSAGE_RESPONSE_LEN) ||
+	    (type == MESSAGE_COOKIE && drop->payload_len != MESSAGE_COOKIE_LEN) ||
+	    (type == MESSAGE_DATA && drop->payload_len < MESSAGE_DATA_LEN_MIN))
+		return WGT_SUB_WRONG_LENGTH_FOR_TYPE;
+	/* the header proper lies beyond the linear part and memory was short */
+	return drop->message + MESSAGE_DATA_HEADER_LEN > view->tail ? WGT_SUB_NONLINEAR_PULL_FAILED : 0;
+}
+
+/* wg_packet_receive() does not keep the datagram. */
+static __always_inline void drop_in_receive(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+{
+	struct packet_cb *cb = (void *)skb->cb;
+	u16 dport = swap16(READ(((struct udphdr *)view->transport)->dest));
+	struct wg_peer *peer;
+
+	drop->sub_reason = bad_header(drop, view);
+	drop->outer = view->network;
+	drop->wg = device_by_port(view->dev, dport);
+	if (drop->sub_reason) {
+		drop->reason = WGT_BAD_HEADER;
+		return;
+	}
+	if (drop->message_type != MESSAGE_DATA) {
+		drop->queue_len = drop->wg ? READ(drop->wg->handshake_queue_len.counter) : 0;
+		if (drop->queue_len >= 4096)
+			drop->reason = WGT_HANDSHAKE_QUEUE_FULL;
+		else if (drop->queue_len > 2048)
+			drop->reason = WGT_HANDSHAKE_QUEUE_CONTENDED;
+		else
+			drop->reason = WGT_RNG_NOT_READY;
+		return;
+	}
+	/* wg_packet_consume_data() stores what the index lookup gave */
+	drop->keypair = READ(cb->keypair);
+	if (!drop->keypair) {
+		drop->reason = WGT_UNKNOWN_RECEIVER_INDEX;
+		return;
+	}
+	peer = READ(drop->keypair->entry.peer);
+	drop->peer = peer;
+	drop->wg = peer_device(peer);
+	if (READ(peer->is_dead)) {
+		drop->reason = WGT_PEER_DEAD_RX;
+	} else {
+		drop->reason = WGT_RX_QUEUE_FULL;
+		drop->queue_len = READ(peer->rx_queue.count.counter);
+	}
+}
+
+/* The IP and UDP header in front of a decrypted message are still there, though skb no longer points at them. */
+static __always_inline const u8 *outer_before(const u8 *message, const u8 *head)
+{
+	const u8 *udp = message - UDP_HEADER_LEN;
+	const u8 *ip4 = udp - sizeof(struct iphdr), *ip6 = udp - sizeof(struct ipv6hdr);
+
+	if (ip4 >= head && read_u8(ip4) == 0x45 && READ(((struct iphdr *)ip4)->protocol) == IPPROTO_UDP)
+		return ip4;
+	if (ip6 >= head && read_u8(ip6) >> 4 == 6 && READ(((struct ipv6hdr *)ip6)->nexthdr) == IPPROTO_UDP)
+		return ip6;
+	return NULL;
+}
+
+/* decrypt_packet() said no, or never ran. */
+static __always_inline void dead_packet(struct drop *drop, struct skb_view *view)
+{
+	u64 birthdate = READ(drop->keypair->receiving.birthdate);
+
+	drop->outer = view->network;
+	/* it steps over the message header once the keypair was found good */
+	if (view->data >= view->transport + UDP_HEADER_LEN + MESSAGE_DATA_HEADER_LEN) {
+		drop->message = view->data - MESSAGE_DATA_HEADER_LEN;
+		drop->reason = WGT_DECRYPT_FAILED;
+		return;
+	}
+	drop->message = view->data;
+	if (READ(drop->keypair->receiving.is_valid))
+		drop->reason = WGT_DECRYPT_QUEUE_FULL;
+	else if (bpf_ktime_get_boot_ns() - birthdate >= REJECT_AFTER_NS)
+		drop->reason = WGT_KEYPAIR_EXPIRED;
+	else if (READ(drop->keypair->receiving_counter.counter) >= REJECT_AFTER_MESSAGES)
+		drop->reason = WGT_NONCE_LIMIT_RX;
+	else
+		drop->reason = WGT_KEYPAIR_INVALID;
+}
+
+/* counter_validate() said no. */
+static __always_inline void replayed_packet(struct drop *drop, struct skb_view *view, u64 nonce)
+{
+	u64 max = READ(drop->keypair->receiving_counter.counter);
+
+	drop->outer = view->network;
+	if (view->protocol != ETH_P_IP_BE && view->protocol != ETH_P_IPV6_BE) {
+		drop->reason = WGT_ENDPOINT_FROM_SKB_FAILED;
+		return;
+	}
+	drop->reason = WGT_REPLAY_OR_OLD_COUNTER;
+	if (nonce >= REJECT_AFTER_MESSAGES || max > REJECT_AFTER_MESSAGES)
+		drop->sub_reason = WGT_SUB_EXHAUSTED;
+	else if (nonce + 1 + COUNTER_WINDOW_SIZE < max)
+		drop->sub_reason = WGT_SUB_TOO_OLD;
+	else
+		drop->sub_reason = WGT_SUB_DUPLICATE;
+}
+
+/* wg_packet_consume_data_done() does not deliver what it decrypted. */
+static __always_inline void refused_inner(struct drop *drop, struct skb_view *view)
+{
+	u8 version = ip_version(view->data, view->tail);
+	u32 len, saddr;
+
+	drop->outer = outer_before(drop->message, view->head);
+	if (!view->dev || version == 0 || !view->protocol) {
+		drop->reason = WGT_BAD_INNER_HEADER;
+		return;
+	}
+	drop->inner = view->data;
+	if (version == 4) {
+		len = swap16(READ(((struct iphdr *)view->data)->tot_len));
+		saddr = offsetof(struct iphdr, saddr);
+	} else {
+		len = swap16(READ(((struct ipv6hdr *)view->data)->payload_len)) + sizeof(struct ipv6hdr);
+		saddr = offsetof(struct ipv6hdr, saddr);
+	}
+	if (len < sizeof(struct iphdr) || len > view->len) {
+		drop->reason = WGT_BAD_INNER_SIZE;
+		return;
+	}
+	if (len < view->len) {
+		drop->reason = WGT_INNER_TRIM_FAILED;
+		return;
+	}
+	drop->reason = WGT_SRC_NOT_ALLOWED;
+	drop->owner = allowedips_lookup(drop->wg, view->data + saddr, version);
+	drop->sub_reason = drop->owner ? WGT_SUB_OWNED_BY_OTHER_PEER : WGT_SUB_OWNED_BY_NOBODY;
+}
+
+/*
+ * wg_packet_rx_poll() frees what was not delivered. How far the packet came
+ * shows in the skb: its state; then skb->dev, which wg_reset_packet() clears
+ * once counter and endpoint are good and which is set to the interface once
+ * the inner IP version is.
+ */
+static __always_inline void drop_in_rx_poll(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+{
+	struct packet_cb *cb = (void *)skb->cb;
+	u32 state = READ(cb->state.counter);
+
+	drop->keypair = READ(cb->keypair);
+	drop->peer = READ(drop->keypair->entry.peer);
+	drop->wg = peer_device(drop->peer);
+	drop->message_type = MESSAGE_DATA;
+	if (!drop->wg)
+		return;
+	if (state != 1) { /* PACKET_STATE_CRYPTED */
+		dead_packet(drop, view);
+		return;
+	}
+	drop->message = view->data - MESSAGE_DATA_HEADER_LEN;
+	if (view->dev && view->dev != READ(drop->wg->dev))
+		replayed_packet(drop, view, READ(cb->nonce));
+	else if (view->len) /* nothing inside: a keepalive, not a drop */
+		refused_inner(drop, view);
+}
+
+/* skb:kfree_skb: a packet that WireGuard drops on the way out, or in wg_receive(). */
+static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason)
+{
+	u32 site = site_of(location);
+	struct drop drop = {.location = location, .kernel_reason = kernel_reason};
+	struct skb_view view = {};
+
+	if (site == WGT_SITE_NONE)
+		return 0;
+	skb_view_init(&view, skb);
+	drop.end = view.tail;
+	if (site == WGT_SITE_XMIT) {
+		drop_in_xmit(&drop, skb, &view);
+	} else if (site == WGT_SITE_SEND_STAGED || site == WGT_SITE_TX_WORKER) {
+		drop_before_send(&drop, &view, site);
+	} else if (site == WGT_SITE_SEND) {
+		drop_in_send(&drop, &view);
+	} else if (site == WGT_SITE_RECEIVE) {
+		drop.reason = WGT_SOCK_USER_DATA_NULL;
+		drop.outer = view.network;
+		drop.wg = device_by_port(view.dev, swap16(READ(((struct udphdr *)view.transport)->dest)));
+	} else if (site == WGT_SITE_PURGE) {
+		u64 id = current_frame();
+		struct purge *purge = purges.lookup(&id);
+
+		if (purge) {
+			drop.peer = purge->peer;
+			drop.wg = peer_device(purge->peer);
+			drop.reason = purge->reason;
+			drop.queue_len = purge->queue_len;
+			drop.inner = view.len ? view.network : NULL; /* else a keepalive that waited */
+		}
+	}
+	if (drop.reason)
+		drop_emit(&drop);
+	else if (site != WGT_SITE_SEND)
+		count_loss(WGT_LOST_UNCLASSIFIED);
+	return 0;
+}
+
+/* skb:consume_skb, or the function itself: WireGuard's silent drops, and much that is none. */
+static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
+{
+	u32 site = site_of(location);
+	struct drop drop = {.location = location};
+	struct skb_view view = {};
+	struct wgt_drop_event *e;
+
+	if (site == WGT_SITE_NONE || site == WGT_SITE_HANDSHAKE_WORKER)
+		return 0;
+	/* somebody else still has it: not freed yet (skb_share_check() in wg_xmit()) */
+	if (READ(skb->users.refs.counter) > 1)
+		return 0;
+	skb_view_init(&view, skb);
+	drop.end = view.tail;
+	if (site == WGT_SITE_XMIT) {
+		/* a super-packet that was cut into segments is no drop */
+		if (!skb_is_gso(skb)) {
+			u8 version = ip_version(view.network, view.tail);
+
+			drop.reason = WGT_STAGED_QUEUE_OVERFLOW;
+			drop.wg = device_of(view.dev);
+			drop.queue_len =
+				129; /* the check is before the packet is added: MAX_STAGED_PACKETS + 1 */
+			if (view.len && version) {
+				u32 daddr = version == 4 ? offsetof(struct iphdr, daddr)
+							 : offsetof(struct ipv6hdr, daddr);
+
+				drop.inner = view.network;
+				drop.peer = allowedips_lookup(drop.wg, view.network + daddr, version);
+			}
+			if (is_peer(drop.peer))
+				drop.queue_len = READ(drop.peer->staged_packet_queue.qlen) + 1;
+		}
+	} else if (site == WGT_SITE_SEND_SKB) {
+		drop.reason = WGT_ENDPOINT_AF_INVALID;
+		drop.err = -97; /* -EAFNOSUPPORT */
+		drop.peer = peer_of_worker();
+		drop.wg = peer_device(drop.peer);
+	} else if (site == WGT_SITE_RECEIVE) {
+		drop_in_receive(&drop, skb, &view);
+	} else if (site == WGT_SITE_RX_POLL) {
+		drop_in_rx_poll(&drop, skb, &view);
+	}
+	if (!drop.reason)
+		return 0;
+	e = drop_begin(&drop);
+	if (!e)
+		return 0;
+	if (drop.reason == WGT_BAD_HEADER && drop.message) {
+		u32 len = drop.payload_len;
+
+		if (len >= WGT_PAYLOAD_LEN)
+			bpf_probe_read_kernel(e->payload, WGT_PAYLOAD_LEN, drop.message);
+		else
+			bpf_probe_read_kernel(e->payload, len & (WGT_PAYLOAD_LEN - 1), drop.message);
+	}
+	events.ringbuf_submit(e, 0);
+	return 0;
+}
+
+/*
+ * Who calls shows in the peer: peer_make_dead() has marked one that is being
+ * removed, and the attempts are counted to the end only by
+ * wg_expired_retransmit_handshake(); else the interface goes down (wg_stop).
+ */
+static __always_inline int handle_purge(struct wg_peer *peer)
+{
+	u64 id = current_frame();
+	struct purge purge = {.peer = peer};
+
+	if (!is_peer(peer))
+		return 0;
+	if (READ(peer->is_dead))
+		purge.reason = WGT_STAGED_PURGED_PEER_REMOVED;
+	else if (READ(peer->timer_handshake_attempts) > MAX_TIMER_HANDSHAKES)
+		purge.reason = WGT_STAGED_PURGED_GIVEUP;
+	else
+		purge.reason = WGT_STAGED_PURGED_IFDOWN;
+	purge.queue_len = READ(peer->staged_packet_queue.qlen);
+	purges.update(&id, &purge);
+	return 0;
+}
+
+static __always_inline int handle_purge_return(void)
+{
+	u64 id = current_frame();
+
+	purges.delete(&id);
+	return 0;
+}

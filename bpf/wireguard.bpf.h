@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * WireGuard's own objects: which interface, which peer, who owns an address.
+ * All of this runs only once a packet is already lost; a good packet never
+ * comes here.
+ *
+ * Secrets live next to what is read (preshared_key, static_private, the
+ * symmetric keys): only the fields named here are read, and a peer's key only
+ * after the peer was recognised by its own back pointer.
+ */
+#pragma once
+
+#define AF_INET	 2
+#define AF_INET6 10
+
+#define MESSAGE_INITIATION	1
+#define MESSAGE_RESPONSE	2
+#define MESSAGE_COOKIE		3
+#define MESSAGE_DATA		4
+#define MESSAGE_INITIATION_LEN	148
+#define MESSAGE_RESPONSE_LEN	92
+#define MESSAGE_COOKIE_LEN	64
+#define MESSAGE_DATA_LEN_MIN	32
+#define MESSAGE_DATA_HEADER_LEN 16
+#define UDP_HEADER_LEN		8
+
+#define MAX_TIMER_HANDSHAKES  18 /* messages.h: 90 / REKEY_TIMEOUT */
+#define REJECT_AFTER_NS	      (180 * NSEC_PER_SEC)
+#define REJECT_AFTER_MESSAGES (~0ULL - 8192) /* messages.h: U64_MAX - COUNTER_WINDOW_SIZE - 1 */
+#define COUNTER_WINDOW_SIZE   8128
+
+#define WGT_MAX_DEVICES 256
+
+#define container_of(ptr, type, member) ((type *)((u64)(ptr) - offsetof(type, member)))
+
+/* Whether `peer` is a peer: its handshake's index entry points back at it. */
+static __always_inline bool is_peer(struct wg_peer *peer)
+{
+	return peer && READ(peer->handshake.entry.peer) == peer;
+}
+
+static __always_inline struct wg_device *peer_device(struct wg_peer *peer)
+{
+	return is_peer(peer) ? READ(peer->device) : NULL;
+}
+
+/* netdev_priv(), if `dev` is a WireGuard interface. */
+static __always_inline struct wg_device *device_of(struct net_device *dev)
+{
+	struct wg_device *wg = (void *)dev + ((sizeof(struct net_device) + 31) & ~31ULL);
+
+	return dev && READ(wg->dev) == dev ? wg : NULL;
+}
+
+/*
+ * The interface whose UDP socket takes packets for `port` in the namespace of
+ * `dev`: the one that wg_receive() finds in sk_user_data, and that nothing in
+ * the skb names. WGT_DEVICE_LIST is the address of device.c's list.
+ */
+static __always_inline struct wg_device *device_by_port(struct net_device *dev, u16 port)
+{
+	struct list_head *list = (void *)WGT_DEVICE_LIST, *entry;
+	struct net *net;
+
+	if (!list || !dev)
+		return NULL;
+	net = READ(dev->nd_net.net);
+	entry = READ(list->next);
+	for (int i = 0; i < WGT_MAX_DEVICES && entry && entry != list; i++) {
+		struct wg_device *wg = container_of(entry, struct wg_device, device_list);
+
+		if (READ(wg->incoming_port) == port && READ(wg->creating_net) == net)
+			return wg;
+		entry = READ(entry->next);
+	}
+	return NULL;
+}
+
+static __always_inline void read_device(struct wgt_device *to, struct wg_device *wg)
+{
+	struct net_device *dev = wg ? READ(wg->dev) : NULL;
+	struct net *net;
+
+	if (!dev)
+		return;
+	bpf_probe_read_kernel_str(to->ifname, sizeof(to->ifname), dev->name);
+	to->ifindex = READ(dev->ifindex);
+	net = READ(dev->nd_net.net);
+	to->netns = READ(net->ns.inum);
+}
+
+static __always_inline void read_peer(struct wgt_peer *to, struct wg_peer *peer)
+{
+	u16 family;
+
+	if (!is_peer(peer))
+		return;
+	to->known = 1;
+	bpf_probe_read_kernel(to->public_key, sizeof(to->public_key), peer->handshake.remote_static);
+	family = READ(peer->endpoint.addr.sa_family);
+	if (family == AF_INET) {
+		to->endpoint_family = 4;
+		to->endpoint_port = swap16(READ(peer->endpoint.addr4.sin_port));
+		bpf_probe_read_kernel(to->endpoint_addr, 4, &peer->endpoint.addr4.sin_addr);
+	} else if (family == AF_INET6) {
+		to->endpoint_family = 6;
+		to->endpoint_port = swap16(READ(peer->endpoint.addr6.sin6_port));
+		bpf_probe_read_kernel(to->endpoint_addr, 16, &peer->endpoint.addr6.sin6_addr);
+	}
+}
+
+/* An address as the AllowedIPs trie holds it: host order, most significant first. */
+struct trie_key {
+	u64 high;
+	u64 low;
+	u32 bits;
+	u32 pad;
+};
+
+static __always_inline void trie_key_init(struct trie_key *key, const u8 *address, u8 version)
+{
+	if (version == 4) {
+		key->high = (u64)__builtin_bswap32(read_u32(address)) << 32;
+		key->bits = 32;
+	} else {
+		key->high = __builtin_bswap64(read_u64(address));
+		key->low = __builtin_bswap64(read_u64(address + 8));
+		key->bits = 128;
+	}
+}
+
+/*
+ * Who has `address` in its AllowedIPs: find_node() of allowedips.c. Asked again
+ * after the fact, so that no program has to run on good packets.
+ */
+static __always_inline struct wg_peer *allowedips_lookup(struct wg_device *wg, const u8 *address, u8 version)
+{
+	struct trie_key key = {};
+	struct allowedips_node *at;
+	struct wg_peer *found = NULL;
+
+	if (!wg || (version != 4 && version != 6))
+		return NULL;
+	trie_key_init(&key, address, version);
+	at = version == 4 ? READ(wg->peer_allowedips.root4) : READ(wg->peer_allowedips.root6);
+	for (int depth = 0; depth <= 128 && at; depth++) {
+		struct allowedips_node *bit[2] = {};
+		u64 words[2] = {}, high, low;
+		u8 cidr = READ(at->cidr);
+
+		bpf_probe_read_kernel(words, sizeof(words), at->bits);
+		if (version == 4) {
+			high = words[0] << 32; /* the first four bytes are the address */
+			low = 0;
+		} else {
+			high = words[0];
+			low = words[1];
+		}
+		high ^= key.high;
+		low ^= key.low;
+		if (cidr && cidr < 64 && high >> (64 - cidr))
+			break;
+		if (cidr >= 64 && high)
+			break;
+		if (cidr > 64 && cidr <= 128 && low >> (128 - cidr))
+			break;
+		if (READ(at->peer))
+			found = READ(at->peer);
+		if (cidr >= key.bits)
+			break;
+		bpf_probe_read_kernel(bit, sizeof(bit), at->bit);
+		if (cidr < 64)
+			at = (key.high >> (63 - cidr)) & 1 ? bit[1] : bit[0];
+		else
+			at = (key.low >> (127 - cidr)) & 1 ? bit[1] : bit[0];
+	}
+	return found;
+}
+
+/*
+ * The peer that this kworker works for, if it is sending: its current work is
+ * the peer's transmit_packet_work or transmit_handshake_work. send4() and
+ * send6() know no peer, and are reached from workers only.
+ */
+static __always_inline struct wg_peer *peer_of_worker(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct kthread *kthread;
+	struct worker *worker;
+	struct work_struct *work;
+	struct wg_peer *peer;
+
+	if (!(READ(task->flags) & 0x20)) /* PF_WQ_WORKER */
+		return NULL;
+	kthread = READ(task->worker_private);
+	worker = READ(kthread->data);
+	work = READ(worker->current_work);
+	peer = container_of(work, struct wg_peer, transmit_packet_work);
+	if (is_peer(peer))
+		return peer;
+	peer = container_of(work, struct wg_peer, transmit_handshake_work);
+	return is_peer(peer) ? peer : NULL;
+}
+
+/*
+ * The entry of `index` in the table that wg_index_hashtable_lookup() searches;
+ * that function itself runs for every good data packet and is left alone.
+ */
+static __always_inline struct index_hashtable_entry *index_lookup(struct wg_device *wg, u32 index, u32 type)
+{
+	struct index_hashtable *table = READ(wg->index_hashtable);
+	u64 buckets = sizeof(table->hashtable) / sizeof(table->hashtable[0]);
+	struct hlist_node *node = READ(table->hashtable[index & (buckets - 1)].first);
+
+	for (int i = 0; i < 16 && node; i++) {
+		struct index_hashtable_entry *entry =
+			container_of(node, struct index_hashtable_entry, index_hash);
+
+		if (READ(entry->index) == index)
+			return READ(entry->type) == type ? entry : NULL;
+		node = READ(node->next);
+	}
+	return NULL;
+}
+
+/* A drop, classified: all that is needed to count it and to tell about it. */
+struct drop {
+	struct wg_device *wg;
+	struct wg_peer *peer;
+	struct wg_peer *owner;
+	struct noise_keypair *keypair;
+	const u8 *inner; /* IP header of the inner packet, NULL: not known */
+	const u8 *outer;
+	const u8 *end;	   /* end of the skb's linear data */
+	const u8 *message; /* WireGuard's message header */
+	u64 location;
+	u32 kernel_reason;
+	s32 err;
+	u32 queue_len;
+	u16 reason;
+	u8 sub_reason;
+	u8 message_type;
+	u32 payload_len;
+	u32 pad;
+};
+
+/* Counts `drop`; if it may be shown, gives its record, all filled but for what only the caller knows. */
+static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
+{
+	struct wgt_total_key key = {};
+	struct wgt_device device = {};
+	struct wgt_drop_event *e;
+
+	read_device(&device, drop->wg);
+	if (!is_traced(&device))
+		return NULL;
+
+	__builtin_memcpy(key.ifname, device.ifname, sizeof(key.ifname));
+	key.netns = device.netns;
+	key.kind = WGT_EVENT_DROP;
+	key.code = drop->reason;
+	key.sub_reason = drop->sub_reason;
+	if (is_peer(drop->peer)) {
+		key.peer_known = 1;
+		bpf_probe_read_kernel(key.public_key, sizeof(key.public_key),
+				      drop->peer->handshake.remote_static);
+	}
+	count_total(&key);
+	if (!may_stream(drop->reason, bpf_ktime_get_boot_ns()))
+		return NULL;
+
+	e = events.ringbuf_reserve(sizeof(struct wgt_drop_event));
+	if (!e) {
+		count_loss(WGT_LOST_EVENTS);
+		return NULL;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	header_init(&e->hdr, WGT_EVENT_DROP, sizeof(*e));
+	e->device = device;
+	read_peer(&e->peer, drop->peer);
+	if (drop->inner)
+		read_flow(&e->inner, drop->inner, drop->end);
+	if (drop->outer)
+		read_flow(&e->outer, drop->outer, drop->end);
+	e->location = drop->location;
+	e->kernel_reason = drop->kernel_reason;
+	e->queue_len = drop->queue_len;
+	e->err = drop->err;
+	e->reason = drop->reason;
+	e->sub_reason = drop->sub_reason;
+	e->message_type = drop->message_type;
+	e->payload_len = drop->payload_len;
+	if (drop->message) {
+		if (drop->message_type == MESSAGE_DATA) {
+			e->receiver_index = read_u32(drop->message + 4);
+			e->nonce = read_u64(drop->message + 8);
+		} else if (drop->message_type == MESSAGE_INITIATION) {
+			e->sender_index = read_u32(drop->message + 4);
+		} else if (drop->message_type == MESSAGE_RESPONSE) {
+			e->sender_index = read_u32(drop->message + 4);
+			e->receiver_index = read_u32(drop->message + 8);
+		} else if (drop->message_type == MESSAGE_COOKIE) {
+			e->receiver_index = read_u32(drop->message + 4);
+		}
+	}
+	if (drop->keypair) {
+		e->max_nonce = READ(drop->keypair->receiving_counter.counter);
+		e->session_age_ns = e->hdr.ts_ns - READ(drop->keypair->receiving.birthdate);
+	}
+	if (is_peer(drop->owner))
+		bpf_probe_read_kernel(e->other_key, sizeof(e->other_key),
+				      drop->owner->handshake.remote_static);
+	return e;
+}
+
+static __always_inline void drop_emit(struct drop *drop)
+{
+	struct wgt_drop_event *e = drop_begin(drop);
+
+	if (e)
+		events.ringbuf_submit(e, 0);
+}
+
+static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 sender_index,
+					   u32 receiver_index, u32 attempt)
+{
+	struct wgt_total_key key = {};
+	struct wgt_device device = {};
+	struct wgt_handshake_event *e;
+
+	read_device(&device, peer_device(peer));
+	if (!is_traced(&device) || !is_peer(peer))
+		return;
+
+	__builtin_memcpy(key.ifname, device.ifname, sizeof(key.ifname));
+	key.netns = device.netns;
+	key.kind = WGT_EVENT_HANDSHAKE;
+	key.code = code;
+	key.peer_known = 1;
+	bpf_probe_read_kernel(key.public_key, sizeof(key.public_key), peer->handshake.remote_static);
+	count_total(&key);
+
+	e = events.ringbuf_reserve(sizeof(struct wgt_handshake_event));
+	if (!e) {
+		count_loss(WGT_LOST_EVENTS);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	header_init(&e->hdr, WGT_EVENT_HANDSHAKE, sizeof(*e));
+	e->device = device;
+	read_peer(&e->peer, peer);
+	e->sender_index = sender_index;
+	e->receiver_index = receiver_index;
+	e->attempt = attempt;
+	e->code = code;
+	events.ringbuf_submit(e, 0);
+}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One C text out of bpf/: the files joined, and a program for each probe.
+
+Map calls in an `#include`d file compile under BCC and then fail to load, so the
+files are joined with `#line` marks. A program is three lines that hand its
+arguments to a handler; they are written here because which one is right (kprobe,
+fentry) is only known on the user's kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wgtrace.probes.types import Point, Probe
+
+HEADERS = ("events.h", "common.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
+CONCERNS = ("drop.bpf.c", "handshake.bpf.c")
+
+# Every kernel type that the programs name, with what it contains.
+KERNEL_TYPES = (
+    "pt_regs",
+    "sk_buff",
+    "skb_shared_info",
+    "net_device",
+    "net",
+    "iphdr",
+    "ipv6hdr",
+    "udphdr",
+    "task_struct",
+    "kthread",
+    "worker",
+    "wg_device",
+    "wg_peer",
+    "noise_keypair",
+    "packet_cb",
+    "allowedips_node",
+    "index_hashtable",
+)
+
+_PRELUDE = """\
+#ifndef offsetof
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#endif
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+"""
+
+
+def bpf_directory() -> Path:
+    """Where bpf/ is: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "bpf"
+    return inside if inside.is_dir() else package.parent / "bpf"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A BPF program for one probe.
+
+    Attributes:
+        name: The C function.
+        fentry: True if its name makes BCC load it as fentry or fexit.
+    """
+
+    probe: Probe
+    target: str
+    name: str
+    fentry: bool
+
+
+def kprobe_program(probe: Probe, target: str) -> Program:
+    """The kprobe or kretprobe for `probe`, or the program of a raw tracepoint."""
+    return Program(probe, target, f"{'return' if probe.point is Point.RETURN else 'on'}_{target}", False)
+
+
+def fentry_program(probe: Probe, target: str) -> Program:
+    """The fentry or fexit for `probe`; BCC reads the attach point out of the name."""
+    kind = "kretfunc" if probe.point is Point.RETURN else "kfunc"
+    return Program(probe, target, f"{kind}__{probe.module or 'vmlinux'}__{target}", True)
+
+
+def _c_type(argument: str) -> str:
+    """`struct sk_buff *skb` -> `struct sk_buff *`."""
+    text = argument.strip()
+    return text if text.endswith("*") or " " not in text else text[: max(text.rfind(" "), text.rfind("*")) + 1].strip()
+
+
+def _call(probe: Probe, values: Iterable[str]) -> str:
+    args = ", ".join(f"({_c_type(arg)})({value})" for arg, value in zip(probe.args, values, strict=False))
+    return f"return {probe.handler}({args});"
+
+
+def program_text(program: Program, parameters: int = 0) -> str:
+    """The C function of `program`.
+
+    Args:
+        parameters: How many parameters the kernel function has: fexit finds the
+            return value behind them.
+    """
+    probe = program.probe
+    if probe.point is Point.TRACEPOINT or (program.fentry and probe.point is Point.ENTRY):
+        context, values = "unsigned long long *ctx", [f"ctx[{i}]" for i in range(len(probe.args))]
+    elif program.fentry:
+        context, values = "unsigned long long *ctx", [f"ctx[{parameters}]"]
+    elif probe.point is Point.ENTRY:
+        context, values = "struct pt_regs *ctx", [f"PT_REGS_PARM{i + 1}(ctx)" for i in range(len(probe.args))]
+    else:
+        context, values = "struct pt_regs *ctx", ["PT_REGS_RC(ctx)"]
+    return f"int {program.name}({context})\n{{\n\t{_call(probe, values)}\n}}\n"
+
+
+def consume_skb_kprobe_text(program: Program) -> str:
+    """The program on the function consume_skb(), where its tracepoint tells no location.
+
+    The caller is the return address: at entry it is on top of the stack (x86-64)
+    or in the link register (arm64).
+    """
+    return (
+        f"int {program.name}(struct pt_regs *ctx)\n{{\n"
+        "\tu64 caller = 0;\n\n"
+        "#ifdef bpf_target_arm64\n"
+        "\tcaller = ctx->regs[30];\n"
+        "#else\n"
+        "\tbpf_probe_read_kernel(&caller, sizeof(caller), (void *)PT_REGS_SP(ctx));\n"
+        "#endif\n"
+        "\tif (!PT_REGS_PARM1(ctx))\n\t\treturn 0;\n"
+        f"\treturn {program.probe.handler}((struct sk_buff *)PT_REGS_PARM1(ctx), caller);\n}}\n"
+    )
+
+
+def joined(programs: Iterable[str], directory: Path | None = None) -> str:
+    """The whole text: kernel types, our headers, the concerns, the programs."""
+    root = directory or bpf_directory()
+    parts = ["#include <uapi/linux/ptrace.h>\n", _PRELUDE]
+    for name in (*HEADERS, *CONCERNS):
+        text = (root / name).read_text().replace("#pragma once\n", "")
+        parts.append(f'#line 1 "bpf/{name}"\n{text}')
+    parts.append('#line 1 "programs"\n')
+    parts.extend(programs)
+    return "\n".join(parts)

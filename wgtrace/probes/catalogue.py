@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The probe catalogue: every place where wgtrace attaches, and what it is for.
+
+A row says where; `loader` finds out how. No row is on the path of a good packet
+but the two skb tracepoints, which look at one address and return.
+"""
+
+from __future__ import annotations
+
+from wgtrace.events.reasons import Direction, HandshakeCode, Reason
+from wgtrace.probes.types import Point, Probe
+
+WIREGUARD = "wireguard"
+
+_PURGED = ("staged_purged_giveup", "staged_purged_ifdown", "staged_purged_peer_removed")
+_RECEIVED_HANDSHAKES = tuple(
+    r.id
+    for r in Reason
+    if r.direction is Direction.HANDSHAKE
+    and r not in (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
+    and not r.id.startswith("cookie_")
+)
+_INITIATIONS_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith(("init_", "unknown_", "handshake_")))
+_RESPONSES_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith("resp_"))
+_SENT = (HandshakeCode.INIT_SENT.id, HandshakeCode.RESPONSE_SENT.id)
+
+
+def _entry(target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str) -> Probe:
+    return Probe(
+        f"{target.replace('_', '-')}", (target,), WIREGUARD, Point.ENTRY, handler, args, gives, tells, without
+    )
+
+
+def _return(target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str) -> Probe:
+    return Probe(
+        f"{target.replace('_', '-')}-return", (target,), WIREGUARD, Point.RETURN, handler, args, gives, tells, without
+    )
+
+
+CATALOGUE: tuple[Probe, ...] = (
+    Probe(
+        "kfree-skb",
+        ("kfree_skb",),
+        "",
+        Point.TRACEPOINT,
+        "handle_kfree_skb",
+        ("struct sk_buff *skb", "u64 location", "u32 reason"),
+        tuple(r.id for r in Reason if r.direction is Direction.TX and r is not Reason.STAGED_QUEUE_OVERFLOW)
+        + ("sock_user_data_null",),
+        "packets that WireGuard drops on the way out",
+        "packets refused or lost on the way out",
+    ),
+    Probe(
+        "consume-skb",
+        ("consume_skb",),
+        "",
+        Point.TRACEPOINT,
+        "handle_consume_skb",
+        ("struct sk_buff *skb", "u64 location"),
+        ("staged_queue_overflow", "rng_not_ready", "handshake_queue_contended", "handshake_queue_full")
+        + tuple(r.id for r in Reason if r.direction is Direction.RX and r is not Reason.SOCK_USER_DATA_NULL),
+        "packets that WireGuard drops silently: all of receive, and the staged queue's overflow",
+        "every drop on receive, and overflow while a handshake is waited for",
+    ),
+    _entry(
+        "wg_packet_purge_staged_packets",
+        "handle_purge",
+        ("struct wg_peer *peer",),
+        _PURGED,
+        "why packets that wait for a handshake are thrown away",
+        "packets thrown away while they wait for a handshake",
+    ),
+    _return("wg_packet_purge_staged_packets", "handle_purge_return", (), _PURGED, "the end of that", ""),
+    _entry(
+        "wg_receive_handshake_packet",
+        "handle_receive_handshake",
+        ("struct wg_device *wg", "struct sk_buff *skb"),
+        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted"),
+        "a handshake message that is looked at",
+        "every handshake message received, and why it is refused",
+    ),
+    _return(
+        "wg_receive_handshake_packet",
+        "handle_receive_handshake_return",
+        (),
+        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted"),
+        "what became of it",
+        "every handshake message received, and why it is refused",
+    ),
+    _entry(
+        "wg_cookie_validate_packet",
+        "handle_cookie_validate",
+        ("void *checker", "struct sk_buff *skb", "u64 check_cookie"),
+        ("cookie_under_load",),
+        "whether the interface is under load",
+        "handshakes answered with a cookie",
+    ),
+    _return(
+        "wg_cookie_validate_packet",
+        "handle_cookie_validate_return",
+        ("s32",),
+        ("invalid_mac1", "cookie_under_load", "ratelimited", "no_private_key"),
+        "whether the message was made for this interface's public key",
+        "handshakes made for another public key, and rate limiting",
+    ),
+    _entry(
+        "wg_noise_handshake_consume_initiation",
+        "handle_consume_initiation",
+        (),
+        _INITIATIONS_REFUSED,
+        "an initiation being checked",
+        "why an initiation is refused",
+    ),
+    _return(
+        "wg_noise_handshake_consume_initiation",
+        "handle_consume_return",
+        ("struct wg_peer *",),
+        (*_INITIATIONS_REFUSED, "init_accepted"),
+        "whether it is accepted, and whose it is",
+        "why an initiation is refused",
+    ),
+    _entry(
+        "wg_pubkey_hashtable_lookup",
+        "handle_pubkey_lookup",
+        ("void *table", "u8 *public_key"),
+        ("unknown_peer_pubkey",),
+        "the public key of who knocks",
+        "the public key of an unknown peer",
+    ),
+    _return(
+        "wg_pubkey_hashtable_lookup",
+        "handle_pubkey_lookup_return",
+        ("struct wg_peer *",),
+        ("unknown_peer_pubkey", "handshake_init_replay", "handshake_flood"),
+        "whether that key is a peer here",
+        "unknown peers, and whose initiation is refused",
+    ),
+    _return(
+        "mix_dh",
+        "handle_mix_dh_return",
+        ("u64",),
+        ("init_dh_failed",),
+        "an invalid ephemeral key",
+        "an invalid ephemeral key is told as a failed decryption",
+    ),
+    Probe(
+        "chacha20poly1305-decrypt",
+        ("chacha20poly1305_decrypt",),
+        "libchacha20poly1305",
+        Point.ENTRY,
+        "handle_aead",
+        ("u8 *dst", "u8 *src", "u64 src_len"),
+        ("handshake_init_replay", "resp_decrypt_failed", "init_timestamp_decrypt_failed"),
+        "a part of a handshake message being authenticated",
+        "what of a handshake message does not authenticate; the time in an initiation",
+    ),
+    Probe(
+        "chacha20poly1305-decrypt-return",
+        ("chacha20poly1305_decrypt",),
+        "libchacha20poly1305",
+        Point.RETURN,
+        "handle_aead_return",
+        ("u64",),
+        ("handshake_init_replay", "resp_decrypt_failed", "init_timestamp_decrypt_failed"),
+        "whether it is authentic",
+        "what of a handshake message does not authenticate; the time in an initiation",
+    ),
+    _entry(
+        "wg_noise_handshake_consume_response",
+        "handle_consume_response",
+        (),
+        _RESPONSES_REFUSED,
+        "a response being checked",
+        "why a response is refused",
+    ),
+    _return(
+        "wg_noise_handshake_consume_response",
+        "handle_consume_return",
+        ("struct wg_peer *",),
+        (*_RESPONSES_REFUSED, "response_accepted"),
+        "whether it is accepted",
+        "why a response is refused",
+    ),
+    _return(
+        "wg_noise_handshake_create_response",
+        "handle_session_return",
+        ("u64",),
+        ("response_not_sent",),
+        "whether a response could be made",
+        "responses that were not made",
+    ),
+    _return(
+        "wg_noise_handshake_begin_session",
+        "handle_session_return",
+        ("u64",),
+        ("response_not_sent", "session_not_started"),
+        "whether a session came of it",
+        "sessions that were not started",
+    ),
+    _entry(
+        "wg_packet_send_handshake_initiation",
+        "handle_send_handshake",
+        ("struct wg_peer *peer",),
+        (*_SENT, "handshake_tx_nomem"),
+        "an initiation on its way out",
+        "handshake messages that do not leave",
+    ),
+    _return("wg_packet_send_handshake_initiation", "handle_send_handshake_return", (), _SENT, "the end of that", ""),
+    _entry(
+        "wg_packet_send_handshake_response",
+        "handle_send_handshake",
+        ("struct wg_peer *peer",),
+        (*_SENT, "handshake_tx_nomem"),
+        "a response on its way out",
+        "handshake messages that do not leave",
+    ),
+    _return("wg_packet_send_handshake_response", "handle_send_handshake_return", (), _SENT, "the end of that", ""),
+    _return(
+        "wg_socket_send_buffer_to_peer",
+        "handle_send_buffer_return",
+        ("s32",),
+        (*_SENT, "handshake_tx_nomem", "no_route_to_endpoint", "udp_sock_null", "endpoint_af_invalid"),
+        "whether a handshake message left, and the errno if not",
+        "handshake messages that do not leave",
+    ),
+    _entry(
+        "wg_expired_retransmit_handshake",
+        "handle_retransmit",
+        ("struct timer_list *timer",),
+        (HandshakeCode.RETRY.id, HandshakeCode.GIVE_UP.id),
+        "five seconds without an answer to an initiation",
+        "how often a handshake was tried",
+    ),
+    _entry(
+        "wg_timers_handshake_complete",
+        "handle_handshake_complete",
+        ("struct wg_peer *peer",),
+        (HandshakeCode.HANDSHAKE_COMPLETE.id,),
+        "a handshake that completed",
+        "that a session exists again",
+    ),
+    Probe(
+        "set-device",
+        # Since Linux 7.2 generated netlink code names it wg_set_device_doit().
+        ("wg_set_device_doit", "wg_set_device"),
+        WIREGUARD,
+        Point.RETURN,
+        "handle_set_device_return",
+        (),
+        (),
+        "that the configuration changed",
+        "changes of the configuration are seen up to a second late",
+    ),
+)

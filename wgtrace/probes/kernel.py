@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the running kernel offers: symbols from /proc/kallsyms.
+
+Never a version: the kernel is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wgtrace.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A symbol of a kernel module.
+
+    Attributes:
+        kind: As nm(1) prints it: t and T are text, d, D, b and B data.
+    """
+
+    name: str
+    address: int
+    kind: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is code."""
+        return self.kind in "tT"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRange:
+    """Kernel text of one function, first byte and first byte after."""
+
+    function: str
+    start: int
+    end: int
+
+
+def module_symbols(module: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[Symbol, ...]:
+    """The symbols of a module, by address; empty if it is not loaded or built in.
+
+    Raises:
+        UnsupportedError: The kernel hides its addresses.
+    """
+    text = kallsyms.read_bytes()
+    mark = b"\t[" + module.encode() + b"]"
+    first = text.find(mark)
+    if first < 0:
+        return ()
+    start = text.rfind(b"\n", 0, first) + 1
+    # A module's symbols stand together; what comes between is filtered below.
+    lines = text[start : text.rfind(mark) + len(mark)].split(b"\n")
+    found = []
+    for line in lines:
+        if line.endswith(mark):
+            address, kind, name = line[: -len(mark)].decode().split(" ", 2)
+            found.append(Symbol(name, int(address, 16), kind))
+    if found and not any(symbol.address for symbol in found):
+        raise UnsupportedError(
+            "the kernel hides the addresses of its functions",
+            "kernel.kptr_restrict is 2",
+            "sysctl kernel.kptr_restrict=1",
+        )
+    return tuple(sorted(found, key=lambda symbol: symbol.address))
+
+
+def text_ranges(symbols: Iterable[Symbol], functions: Iterable[str]) -> tuple[TextRange, ...]:
+    """Where the code of these functions is, their `.cold` and other parts included.
+
+    A symbol ends where the next one begins.
+    """
+    wanted = set(functions)
+    text = sorted((s for s in symbols if s.is_text), key=lambda s: s.address)
+    ranges = []
+    for at, symbol in enumerate(text):
+        function = symbol.name.split(".", 1)[0]
+        if function not in wanted:
+            continue
+        after = next((s.address for s in text[at + 1 :] if s.address > symbol.address), None)
+        # The last function of a module: no more than a page of it is believed.
+        ranges.append(TextRange(function, symbol.address, after or symbol.address + 4096))
+    return tuple(ranges)
+
+
+def address_of(symbols: Iterable[Symbol], name: str) -> int:
+    """The address of a symbol, 0 if there is none of that name."""
+    return next((s.address for s in symbols if s.name == name), 0)
+
+
+def describe_address(symbols: Iterable[Symbol], address: int) -> str:
+    """`wg_xmit+0x83`, or the bare address if no symbol of the module is near."""
+    before = [s for s in symbols if s.is_text and s.address <= address]
+    if not before or not address:
+        return hex(address)
+    nearest = max(before, key=lambda s: s.address)
+    return f"{nearest.name}+{address - nearest.address:#x}"
