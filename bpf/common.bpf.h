@@ -22,7 +22,7 @@ BPF_TABLE("percpu_array", u32, struct wgt_stream, streams, WGT_REASONS);
 BPF_TABLE("percpu_array", u32, u64, losses, WGT_LOSSES);
 BPF_ARRAY(config, struct wgt_config, 1);
 BPF_HASH(traced, struct wgt_traced_key, u32, 1024);
-BPF_ARRAY(sites, struct wgt_site_range, WGT_MAX_SITES);
+BPF_ARRAY(sites, struct wgt_sites, 1);
 
 /* Atomic, because an interrupt may run another program on this very CPU. */
 static __always_inline void count_loss(u32 cause)

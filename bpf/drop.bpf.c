@@ -29,76 +29,55 @@ static __always_inline u64 current_frame(void)
 static __always_inline u32 site_of(u64 address)
 {
 	u32 slot = 0;
-	struct wgt_site_range *range = sites.lookup(&slot);
+	struct wgt_sites *known = sites.lookup(&slot);
 
-	if (!range || address < range->start || address >= range->end)
+	if (!known || address < known->start || address >= known->end)
 		return WGT_SITE_NONE;
-	for (slot = 1; slot < WGT_MAX_SITES; slot++) {
-		range = sites.lookup(&slot);
-		if (!range || !range->end)
-			break;
+	for (int i = 0; i < WGT_MAX_SITES; i++) {
+		struct wgt_site_range *range = &known->range[i];
+
 		if (address >= range->start && address < range->end)
 			return range->site;
 	}
 	return WGT_SITE_NONE;
 }
 
+/* A plain packet on its way out: the interface, the flow, and who has the destination. */
+static __always_inline void outgoing(struct drop *drop, struct skb_view *view)
+{
+	u8 version = ip_version(view->network, view->tail);
+
+	drop->wg = device_of(view->dev);
+	if (!version)
+		return;
+	drop->inner = view->network;
+	drop->peer = allowedips_lookup(drop->wg,
+				       view->network + (version == 4 ? offsetof(struct iphdr, daddr)
+								     : offsetof(struct ipv6hdr, daddr)),
+				       version);
+}
+
 /*
  * wg_xmit() refuses the packet that it was given. The checks are its own, in
  * its order; the lookup is asked again.
  */
-static __always_inline void drop_in_xmit(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+static __always_inline u16 refused_by_xmit(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
 {
-	u8 version = ip_version(view->network, view->tail);
-	u16 protocol = version == 4 ? ETH_P_IP_BE : ETH_P_IPV6_BE;
-	u32 daddr = version == 4 ? offsetof(struct iphdr, daddr) : offsetof(struct ipv6hdr, daddr);
-	u16 family;
+	u16 protocol, family;
 
-	drop->wg = device_of(view->dev);
 	if (!drop->wg)
-		return;
-	if (version == 0 || view->protocol != protocol) {
-		drop->reason = WGT_BAD_PROTOCOL;
-		return;
-	}
-	drop->inner = view->network;
-	drop->peer = allowedips_lookup(drop->wg, view->network + daddr, version);
-	if (!drop->peer) {
-		drop->reason = WGT_ALLOWEDIPS_NO_PEER;
-		return;
-	}
+		return 0;
+	if (!drop->inner)
+		return WGT_BAD_PROTOCOL;
+	protocol = read_u8(drop->inner) >> 4 == 4 ? ETH_P_IP_BE : ETH_P_IPV6_BE;
+	if (view->protocol != protocol)
+		return WGT_BAD_PROTOCOL;
+	if (!drop->peer)
+		return WGT_ALLOWEDIPS_NO_PEER;
 	family = READ(drop->peer->endpoint.addr.sa_family);
 	if (family != AF_INET && family != AF_INET6)
-		drop->reason = WGT_NO_ENDPOINT;
-	else if (skb_is_gso(skb))
-		drop->reason = WGT_GSO_SEGMENT_FAILED;
-	else
-		drop->reason = WGT_SKB_CLONE_NOMEM;
-}
-
-/* A packet, or a bundle's part, that could not be queued for encryption or came out of it dead. */
-static __always_inline void drop_before_send(struct drop *drop, struct skb_view *view, u32 site)
-{
-	u8 version = ip_version(view->network, view->tail);
-	u32 daddr = version == 4 ? offsetof(struct iphdr, daddr) : offsetof(struct ipv6hdr, daddr);
-
-	if (view->dev) {
-		drop->wg = device_of(view->dev);
-		if (version) {
-			drop->inner = view->network;
-			drop->peer = allowedips_lookup(drop->wg, view->network + daddr, version);
-		}
-	}
-	if (site == WGT_SITE_TX_WORKER) {
-		drop->peer = peer_of_worker();
-		drop->wg = peer_device(drop->peer);
-		/* wg_reset_packet() clears skb->dev after each good encryption */
-		drop->reason = view->dev ? WGT_ENCRYPT_QUEUE_FULL : WGT_ENCRYPT_FAILED;
-	} else if (is_peer(drop->peer) && !READ(drop->peer->is_dead)) {
-		drop->reason = WGT_TX_QUEUE_FULL;
-	} else {
-		drop->reason = WGT_PEER_DEAD_TX;
-	}
+		return WGT_NO_ENDPOINT;
+	return skb_is_gso(skb) ? WGT_GSO_SEGMENT_FAILED : WGT_SKB_CLONE_NOMEM;
 }
 
 /* send4() or send6() did not get the packet out. Handshake messages tell their errno: handshake.bpf.c. */
@@ -323,10 +302,20 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 		return 0;
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
-	if (site == WGT_SITE_XMIT) {
-		drop_in_xmit(&drop, skb, &view);
-	} else if (site == WGT_SITE_SEND_STAGED || site == WGT_SITE_TX_WORKER) {
-		drop_before_send(&drop, &view, site);
+	if (site == WGT_SITE_XMIT || site == WGT_SITE_SEND_STAGED) {
+		outgoing(&drop, &view);
+		if (site == WGT_SITE_XMIT)
+			drop.reason = refused_by_xmit(&drop, skb, &view);
+		else if (is_peer(drop.peer) && !READ(drop.peer->is_dead))
+			drop.reason = WGT_TX_QUEUE_FULL;
+		else
+			drop.reason = WGT_PEER_DEAD_TX;
+	} else if (site == WGT_SITE_TX_WORKER) {
+		drop.peer = peer_of_worker();
+		drop.wg = peer_device(drop.peer);
+		/* wg_reset_packet() clears skb->dev after each good encryption */
+		drop.reason = view.dev ? WGT_ENCRYPT_QUEUE_FULL : WGT_ENCRYPT_FAILED;
+		drop.inner = view.dev ? view.network : NULL;
 	} else if (site == WGT_SITE_SEND) {
 		drop_in_send(&drop, &view);
 	} else if (site == WGT_SITE_RECEIVE) {
@@ -370,19 +359,8 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
 	if (site == WGT_SITE_XMIT) {
 		/* a super-packet that was cut into segments is no drop */
 		if (!skb_is_gso(skb)) {
-			u8 version = ip_version(view.network, view.tail);
-
 			drop.reason = WGT_STAGED_QUEUE_OVERFLOW;
-			drop.wg = device_of(view.dev);
-			drop.queue_len =
-				129; /* the check is before the packet is added: MAX_STAGED_PACKETS + 1 */
-			if (view.len && version) {
-				u32 daddr = version == 4 ? offsetof(struct iphdr, daddr)
-							 : offsetof(struct ipv6hdr, daddr);
-
-				drop.inner = view.network;
-				drop.peer = allowedips_lookup(drop.wg, view.network + daddr, version);
-			}
+			outgoing(&drop, &view);
 			if (is_peer(drop.peer))
 				drop.queue_len = READ(drop.peer->staged_packet_queue.qlen) + 1;
 		}

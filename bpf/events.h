@@ -270,13 +270,20 @@ enum wgt_site {
 	WGT_SITE_STOP = 10,	       /* wg_stop */
 };
 
-#define WGT_MAX_SITES 32
+#define WGT_MAX_SITES 40
 
-/* One piece of kernel text; slot 0 of `sites` spans all the others. */
+/* One piece of kernel text. */
 struct wgt_site_range {
 	__u64 start;
 	__u64 end;  /* first byte after */
 	__u64 site; /* enum wgt_site */
+};
+
+/* Slot 0 of the map `sites`. */
+struct wgt_sites {
+	__u64 start; /* of all the ranges together */
+	__u64 end;
+	struct wgt_site_range range[WGT_MAX_SITES]; /* the unused ones are 0 */
 };
 
 _Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader and WGT_ABI");
@@ -294,3 +301,4 @@ _Static_assert(sizeof(struct wgt_stream) == 32, "also change StreamWire and WGT_
 _Static_assert(sizeof(struct wgt_config) == 8, "also change ConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_site_range) == 24, "also change SiteRangeWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_sites) == 976, "also change SitesWire and WGT_ABI");

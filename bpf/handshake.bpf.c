@@ -8,6 +8,13 @@
  * wg_receive_handshake_packet() to its return.
  */
 
+/* TAI64N (12 bytes on the wire), as it is sent: big endian. */
+struct tai64n {
+	u64 seconds;
+	u32 nanoseconds;
+	u32 pad;
+};
+
 struct handshake_frame {
 	struct wg_device *wg;
 	struct wg_peer *peer; /* whom it turned out to be from, or whom we send to */
@@ -32,9 +39,8 @@ struct handshake_frame {
 	u8 response_failed; /* no response made, or no session */
 	u8 pad;
 	u8 public_key[WGT_KEY_LEN];
-	u8 timestamp[WGT_TAI64N_LEN];
-	u8 latest_timestamp[WGT_TAI64N_LEN];
-	u64 last_consumption;
+	struct tai64n timestamp;
+	struct tai64n latest_timestamp;
 };
 
 BPF_TABLE("lru_hash", u64, struct handshake_frame, receiving, 1024);
@@ -152,8 +158,7 @@ static __always_inline int handle_pubkey_lookup_return(struct wg_peer *peer)
 
 	if (frame && frame->consumed && is_peer(peer)) {
 		frame->peer = peer;
-		frame->last_consumption = READ(peer->handshake.last_initiation_consumption);
-		bpf_probe_read_kernel(frame->latest_timestamp, sizeof(frame->latest_timestamp),
+		bpf_probe_read_kernel(&frame->latest_timestamp, WGT_TAI64N_LEN,
 				      peer->handshake.latest_timestamp);
 	}
 	return 0;
@@ -194,7 +199,7 @@ static __always_inline int handle_aead_return(u64 ok)
 	frame->aead_ok = 1;
 	if (frame->type == MESSAGE_INITIATION && frame->plaintext_len == WGT_TAI64N_LEN) {
 		frame->has_timestamp = 1;
-		bpf_probe_read_kernel(frame->timestamp, sizeof(frame->timestamp), frame->plaintext);
+		bpf_probe_read_kernel(&frame->timestamp, WGT_TAI64N_LEN, frame->plaintext);
 	}
 	return 0;
 }
@@ -209,14 +214,13 @@ static __always_inline int handle_session_return(u64 ok)
 	return 0;
 }
 
-/* TAI64N is big endian: the first byte that differs decides. */
-static __always_inline bool is_newer(const u8 *time, const u8 *than)
+static __always_inline bool is_newer(const struct tai64n *time, const struct tai64n *than)
 {
-	for (int i = 0; i < WGT_TAI64N_LEN; i++) {
-		if (time[i] != than[i])
-			return time[i] > than[i];
-	}
-	return false;
+	u64 seconds = __builtin_bswap64(time->seconds), than_seconds = __builtin_bswap64(than->seconds);
+
+	if (seconds != than_seconds)
+		return seconds > than_seconds;
+	return __builtin_bswap32(time->nanoseconds) > __builtin_bswap32(than->nanoseconds);
 }
 
 static __always_inline u16 refused_initiation(struct handshake_frame *frame)
@@ -231,8 +235,8 @@ static __always_inline u16 refused_initiation(struct handshake_frame *frame)
 		return WGT_INIT_PRECOMPUTED_ZERO;
 	if (!frame->aead_ok)
 		return WGT_INIT_TIMESTAMP_DECRYPT_FAILED;
-	return is_newer(frame->timestamp, frame->latest_timestamp) ? WGT_HANDSHAKE_FLOOD
-								   : WGT_HANDSHAKE_INIT_REPLAY;
+	return is_newer(&frame->timestamp, &frame->latest_timestamp) ? WGT_HANDSHAKE_FLOOD
+								     : WGT_HANDSHAKE_INIT_REPLAY;
 }
 
 static __always_inline u16 refused_response(struct handshake_frame *frame)
@@ -299,8 +303,8 @@ static __always_inline int handle_receive_handshake_return(void)
 	if (drop.reason == WGT_UNKNOWN_PEER_PUBKEY)
 		__builtin_memcpy(e->other_key, frame->public_key, sizeof(e->other_key));
 	if (frame->has_timestamp) {
-		__builtin_memcpy(e->timestamp, frame->timestamp, sizeof(e->timestamp));
-		__builtin_memcpy(e->latest_timestamp, frame->latest_timestamp, sizeof(e->latest_timestamp));
+		__builtin_memcpy(e->timestamp, &frame->timestamp, sizeof(e->timestamp));
+		__builtin_memcpy(e->latest_timestamp, &frame->latest_timestamp, sizeof(e->latest_timestamp));
 	}
 	events.ringbuf_submit(e, 0);
 out:

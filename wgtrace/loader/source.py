@@ -85,7 +85,11 @@ def fentry_program(probe: Probe, target: str) -> Program:
 def _c_type(argument: str) -> str:
     """`struct sk_buff *skb` -> `struct sk_buff *`."""
     text = argument.strip()
-    return text if text.endswith("*") or " " not in text else text[: max(text.rfind(" "), text.rfind("*")) + 1].strip()
+    return (
+        text
+        if text.endswith("*") or " " not in text
+        else text[: max(text.rfind(" "), text.rfind("*")) + 1].strip()
+    )
 
 
 def _call(probe: Probe, values: Iterable[str]) -> str:

@@ -48,8 +48,9 @@ class Btf:
         self._path = path
         self._handle: int = self._lib.btf__parse_split(bytes(path), base._handle if base else None)
         if not self._handle:
-            reason = os.strerror(ctypes.get_errno())
-            raise UnsupportedError(f"cannot read the kernel's types from {path}", reason)
+            raise UnsupportedError(
+                f"cannot read the kernel's types from {path}", os.strerror(ctypes.get_errno())
+            )
         weakref.finalize(self, self._lib.btf__free, self._handle)
         # What a module has of its own is found here first: it may define a name anew.
         first, end = (self._lib.btf__type_cnt(b._handle) for b in (base or self, self))
@@ -120,13 +121,11 @@ class Btf:
         Raises:
             UnsupportedError: This kernel has no type of such a name.
         """
-        ids = {}
-        for name in names:
-            found = self._find(name, _DEFINABLE)
-            if found is None:
-                raise UnsupportedError(f"this kernel has no type {name}", f"it is not in {self._path}")
-            ids[name] = found
-        return _standard_c(self._dump(ids.values())) + "".join(map(self._size_check, ids.values()))
+        found = {name: self._find(name, _DEFINABLE) for name in names}
+        for name in (name for name, type_id in found.items() if type_id is None):
+            raise UnsupportedError(f"this kernel has no type {name}", f"it is not in {self._path}")
+        ids = [type_id for type_id in found.values() if type_id]
+        return _standard_c(self._dump(ids)) + "".join(map(self._size_check, ids))
 
     def has_function(self, name: str) -> bool:
         """Whether there is a function of this name."""
@@ -156,10 +155,10 @@ class Btf:
         found = self._find(f"btf_trace_{name}", (Kind.TYPEDEF,))
         if found is None:
             return None
-        pointer = self._type(found).size_or_type
+        pointer = self._type(self._type(found).size_or_type)
         # The first is the data of the probe that is called. The type has no names,
         # the function that calls the probes does (linux/tracepoint.h).
-        unnamed = self._prototype(self._type(pointer).size_or_type)[1:]
+        unnamed = self._prototype(pointer.size_or_type)[1:]
         named = (self.parameters(f"__traceiter_{name}") or ())[1:]
         return named if len(named) == len(unnamed) else unnamed
 

@@ -20,20 +20,34 @@ _RECEIVED_HANDSHAKES = tuple(
     and r not in (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
     and not r.id.startswith("cookie_")
 )
-_INITIATIONS_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith(("init_", "unknown_", "handshake_")))
+_INITIATIONS_REFUSED = tuple(
+    r for r in _RECEIVED_HANDSHAKES if r.startswith(("init_", "unknown_", "handshake_"))
+)
 _RESPONSES_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith("resp_"))
 _SENT = (HandshakeCode.INIT_SENT.id, HandshakeCode.RESPONSE_SENT.id)
 
 
-def _entry(target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str) -> Probe:
+def _entry(
+    target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str
+) -> Probe:
     return Probe(
         f"{target.replace('_', '-')}", (target,), WIREGUARD, Point.ENTRY, handler, args, gives, tells, without
     )
 
 
-def _return(target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str) -> Probe:
+def _return(
+    target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str
+) -> Probe:
     return Probe(
-        f"{target.replace('_', '-')}-return", (target,), WIREGUARD, Point.RETURN, handler, args, gives, tells, without
+        f"{target.replace('_', '-')}-return",
+        (target,),
+        WIREGUARD,
+        Point.RETURN,
+        handler,
+        args,
+        gives,
+        tells,
+        without,
     )
 
 
@@ -205,7 +219,14 @@ CATALOGUE: tuple[Probe, ...] = (
         "an initiation on its way out",
         "handshake messages that do not leave",
     ),
-    _return("wg_packet_send_handshake_initiation", "handle_send_handshake_return", (), _SENT, "the end of that", ""),
+    _return(
+        "wg_packet_send_handshake_initiation",
+        "handle_send_handshake_return",
+        (),
+        _SENT,
+        "the end of that",
+        "",
+    ),
     _entry(
         "wg_packet_send_handshake_response",
         "handle_send_handshake",
@@ -214,7 +235,9 @@ CATALOGUE: tuple[Probe, ...] = (
         "a response on its way out",
         "handshake messages that do not leave",
     ),
-    _return("wg_packet_send_handshake_response", "handle_send_handshake_return", (), _SENT, "the end of that", ""),
+    _return(
+        "wg_packet_send_handshake_response", "handle_send_handshake_return", (), _SENT, "the end of that", ""
+    ),
     _return(
         "wg_socket_send_buffer_to_peer",
         "handle_send_buffer_return",

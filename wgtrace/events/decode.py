@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bytes from the kernel into events and totals. Refuses, never guesses."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from wgtrace.errors import UndecodableRecordError
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.types import (
+    ConfigEvent,
+    DeviceRef,
+    DropEvent,
+    DropTotal,
+    Endpoint,
+    Event,
+    Flow,
+    HandshakeEvent,
+    HandshakeTotal,
+    IPAddress,
+    PeerRef,
+    Tai64n,
+)
+from wgtrace.events.wire import (
+    ConfigEventWire,
+    DeviceWire,
+    DropEventWire,
+    EventHeader,
+    EventKind,
+    FlowWire,
+    HandshakeEventWire,
+    PeerWire,
+    TotalKeyWire,
+)
+
+# TAI64 counts from 2^62; WireGuard's clock adds 10 leap seconds (tai64n_now() in noise.c).
+_TAI64_EPOCH = (1 << 62) + 10
+
+
+def _text(raw: ctypes.Array[ctypes.c_uint8]) -> str:
+    return bytes(raw).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _key(raw: ctypes.Array[ctypes.c_uint8]) -> str:
+    return base64.b64encode(bytes(raw)).decode()
+
+
+def _address(raw: ctypes.Array[ctypes.c_uint8], family: int) -> IPAddress:
+    return IPv4Address(bytes(raw)[:4]) if family == 4 else IPv6Address(bytes(raw))
+
+
+def _flow(wire: FlowWire) -> Flow | None:
+    if wire.family not in (4, 6):
+        return None
+    return Flow(
+        _address(wire.saddr, wire.family),
+        _address(wire.daddr, wire.family),
+        wire.proto,
+        wire.sport,
+        wire.dport,
+        wire.len,
+    )
+
+
+def _device(wire: DeviceWire) -> DeviceRef:
+    return DeviceRef(_text(wire.ifname), wire.netns, wire.ifindex)
+
+
+def _peer(wire: PeerWire) -> PeerRef | None:
+    if not wire.known:
+        return None
+    endpoint = None
+    if wire.endpoint_family in (4, 6):
+        endpoint = Endpoint(_address(wire.endpoint_addr, wire.endpoint_family), wire.endpoint_port)
+    return PeerRef(_key(wire.public_key), endpoint)
+
+
+def _tai64n(raw: ctypes.Array[ctypes.c_uint8]) -> Tai64n | None:
+    if not any(raw):
+        return None
+    seconds, nanoseconds = int.from_bytes(bytes(raw)[:8], "big"), int.from_bytes(bytes(raw)[8:], "big")
+    return Tai64n((seconds - _TAI64_EPOCH) * 1_000_000_000 + nanoseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """Decodes what one run's programs hand over.
+
+    Attributes:
+        describe: Text for a kernel address, such as `wg_xmit+0x83`.
+        kernel_reasons: `enum skb_drop_reason` of this kernel, without its prefix.
+    """
+
+    describe: Callable[[int], str] = hex
+    kernel_reasons: Mapping[int, str] = field(default_factory=dict)
+
+    def event(self, record: bytes) -> Event:
+        """Decode one ring-buffer record.
+
+        Raises:
+            UndecodableRecordError: It is no event of this ABI.
+        """
+        try:
+            header = EventHeader.from_buffer_copy(record)
+            kind = EventKind(header.kind)
+            if header.len > len(record):
+                raise ValueError(f"the header says {header.len}")
+            if kind is EventKind.DROP:
+                return self._drop(DropEventWire.from_buffer_copy(record))
+            if kind is EventKind.HANDSHAKE:
+                return _handshake(HandshakeEventWire.from_buffer_copy(record))
+            return _config(ConfigEventWire.from_buffer_copy(record))
+        except ValueError as exc:
+            raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
+
+    def _drop(self, wire: DropEventWire) -> DropEvent:
+        reason = Reason(wire.reason)
+        # 0 and 1 (2 since SKB_CONSUMED) are "not dropped yet" and NOT_SPECIFIED: no reason.
+        kernel_reason = self.kernel_reasons.get(wire.kernel_reason)
+        if kernel_reason in ("NOT_SPECIFIED", "NOT_DROPPED_YET"):
+            kernel_reason = None
+        other = _key(wire.other_key) if any(wire.other_key) else None
+        return DropEvent(
+            ts_ns=wire.hdr.ts_ns,
+            device=_device(wire.device),
+            reason=reason,
+            sub_reason=SubReason(wire.sub_reason),
+            peer=_peer(wire.peer),
+            inner=_flow(wire.inner),
+            outer=_flow(wire.outer),
+            where=self.describe(wire.location) if wire.location else "",
+            kernel_reason=kernel_reason,
+            nonce=wire.nonce,
+            max_nonce=wire.max_nonce,
+            session_age_ns=wire.session_age_ns,
+            receiver_index=wire.receiver_index,
+            sender_index=wire.sender_index,
+            queue_len=wire.queue_len,
+            errno=-wire.err,
+            message_type=wire.message_type,
+            owner=other if reason is Reason.SRC_NOT_ALLOWED else None,
+            unknown_public_key=other if reason is Reason.UNKNOWN_PEER_PUBKEY else None,
+            timestamp=_tai64n(wire.timestamp),
+            latest_timestamp=_tai64n(wire.latest_timestamp),
+            payload=bytes(wire.payload)[: wire.payload_len],
+            payload_len=wire.payload_len,
+        )
+
+
+def _handshake(wire: HandshakeEventWire) -> HandshakeEvent:
+    return HandshakeEvent(
+        ts_ns=wire.hdr.ts_ns,
+        device=_device(wire.device),
+        code=HandshakeCode(wire.code),
+        peer=_peer(wire.peer),
+        sender_index=wire.sender_index,
+        receiver_index=wire.receiver_index,
+        attempt=wire.attempt,
+    )
+
+
+def _config(wire: ConfigEventWire) -> ConfigEvent:
+    return ConfigEvent(wire.hdr.ts_ns, wire.pid, _text(wire.comm))
+
+
+def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
+    """Decode one entry of the map `totals`.
+
+    Raises:
+        UndecodableRecordError: The key is none of this ABI.
+    """
+    try:
+        wire = TotalKeyWire.from_buffer_copy(key)
+        public_key = _key(wire.public_key) if wire.peer_known else None
+        ifname = _text(wire.ifname)
+        if EventKind(wire.kind) is EventKind.DROP:
+            return DropTotal(
+                ifname, wire.netns, Reason(wire.code), SubReason(wire.sub_reason), public_key, count
+            )
+        return HandshakeTotal(ifname, wire.netns, HandshakeCode(wire.code), public_key, count)
+    except ValueError as exc:
+        raise UndecodableRecordError(f"a key of {len(key)} bytes is no total", str(exc)) from exc
