@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""table: one run of every kind of line, at 80 and at 200 columns, held against stored text."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import (
+    BERLIN,
+    NETNS,
+    NOW,
+    OSLO,
+    PARIS,
+    STRANGER,
+    Scene,
+    attached_probe,
+    console,
+    device,
+    drop,
+    flow,
+    missing_probe,
+    nobody,
+    outer,
+    run_start,
+    seen,
+    summary,
+    total,
+    written,
+)
+from rich.cells import cell_len
+from rich.console import Console
+
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.types import Losses, Tai64n
+from wgtrace.outputs.console import WIDE, make_console
+from wgtrace.outputs.summary import headline
+from wgtrace.outputs.table import TableSink, banner
+from wgtrace.report import CounterLine
+
+pytestmark = pytest.mark.usefixtures("in_utc")
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def whole_run() -> Scene:
+    """Drops of every kind of line."""
+    tai: dict[str, Any] = {"timestamp": Tai64n(NOW - 3_600_000_000_000), "latest_timestamp": Tai64n(NOW)}
+    stun: dict[str, Any] = {"payload": bytes.fromhex("000100002112a442"), "payload_len": 40}
+    long6 = flow(
+        "2001:db8:1234:5678:9abc:def0:1234:5678", "2001:db8:8765:4321:ffff:ffff:ffff:fff1", 6, 52114, 443
+    )
+    scene = Scene(counters=(CounterLine("wg0", NETNS, "rx_errors", 23, 23),))
+    scene.dropped(nobody())
+    scene.dropped(drop(Reason.INVALID_MAC1, outer=outer("192.0.2.7", 4500)), 2)
+    scene.dropped(drop(Reason.ALLOWEDIPS_NO_PEER, inner=flow("10.9.0.1", "10.9.5.1", 1)), 7)
+    scene.dropped(drop(Reason.STAGED_QUEUE_OVERFLOW, BERLIN, inner=long6), 5)
+    scene.dropped(drop(Reason.HANDSHAKE_INIT_REPLAY, PARIS, outer=outer("2001:db8::3", 4500), **tai), 3)
+    scene.dropped(drop(Reason.BAD_HEADER, sub_reason=SubReason.UNKNOWN_TYPE, outer=outer(), **stun), 11)
+    scene.dropped(drop(Reason.NO_ENDPOINT, OSLO, inner=flow("fd00::1", "fd00::2", 17, 51820, 443)), 13)
+    return scene.stepped(HandshakeCode.INIT_SENT, BERLIN, 3)
+
+
+def table(width: int) -> str:
+    """The whole run as a table of this width."""
+    to, scene = console(width), whole_run()
+    sink = TableSink(to)
+    sink.start(run_start())
+    for event, _ in scene.drops:
+        sink.drop(seen(event))
+    sink.summary(summary(*scene.totals, findings=scene.findings, reconciliation=scene.counters))
+    return written(to)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_table_is_as_stored(width: int) -> None:
+    """A whole run, word for word."""
+    text = table(width)
+
+    assert text == GOLDEN.joinpath(f"table-{width}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [80, 100, 170, 171, 200])
+def test_no_line_ends_in_spaces_and_no_prose_is_too_long(width: int) -> None:
+    """Only commands and long IPv6 flows may be longer than the terminal: they are never broken."""
+    lines = table(width).splitlines()
+
+    assert all(line == line.rstrip() for line in lines)
+    too_long = [line for line in lines if cell_len(line) > width]
+    assert all(" wg set " in line or "2001:db8:1234" in line for line in too_long)
+
+
+def test_rows_stand_in_their_columns() -> None:
+    """At 200 columns every reason begins where its title does."""
+    lines = table(200).splitlines()
+    at = lines[1].index("REASON")
+    rows = [line for line in lines[2:9] if "2001:db8:1234" not in line]
+
+    assert len(rows) == 6
+    assert all(line[at - 1] == " " and line[at] != " " for line in rows)
+
+
+@pytest.mark.parametrize("width", [20, 40])
+def test_a_tiny_terminal_breaks_nothing(width: int) -> None:
+    """However narrow, every reason is still there."""
+    text = table(width)
+
+    assert all(event.reason.id in text for event, _ in whole_run().drops)
+
+
+def test_hostile_and_wide_names_keep_the_columns() -> None:
+    """A name with escapes, bidi marks, wide letters or of great length moves nothing."""
+    to = console(200)
+    sink = TableSink(to)
+    sink.start(run_start())
+    for name in ("\x1b[31mred\r\n", "\u202enilreb", "東京東京東京東京東京", "x" * 99):
+        event = nobody()
+        assert event.peer
+        sink.drop(seen(replace(event, peer=replace(event.peer, name=name))))
+    rows = written(to).splitlines()[2:]
+
+    assert len(rows) == 4
+    assert not any(char in written(to) for char in "\x1b\r\u202e")
+    assert {cell_len(row[: row.index("10.9.7.7:")]) for row in rows} == {cell_len("12:04:11.203  rx   ") + 18}
+
+
+def test_two_interfaces_get_a_column() -> None:
+    """With more than one interface each row says which, with the namespace's name."""
+    to = console(200)
+    sink = TableSink(to)
+    sink.start(run_start(None, device(), device("wg1", 7)))
+    sink.drop(replace(seen(nobody()), netns_name="hub"))
+    lines = written(to).splitlines()
+
+    assert lines[0] == f"wg0 in netns {NETNS}: 3 peers, port 51820."
+    assert "IF" in lines[2]
+    assert "hub/wg0" in lines[3]
+
+
+def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets no escape sequence, nor does a terminal with NO_COLOR."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def escapes(is_terminal: bool) -> bool:
+        to = Console(file=io.StringIO(), width=200, force_terminal=is_terminal, markup=False)
+        TableSink(to).drop(seen(nobody()))
+        return "\x1b[31" in written(to) or "\x1b[1;31" in written(to)
+
+    assert escapes(True)
+    assert not escapes(False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not escapes(True)
+
+
+def test_a_pipe_gets_one_line_for_each_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal rows are wide, so that grep finds all of a drop; COLUMNS overrides."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert make_console(io.StringIO()).width == WIDE
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert make_console(io.StringIO()).width == 80
+
+
+def test_an_old_locale_breaks_nothing() -> None:
+    """A stream that cannot encode `…` shows a `?` instead of failing."""
+    raw = io.BytesIO()
+    to = make_console(io.TextIOWrapper(raw, encoding="ascii"))
+    TableSink(to).drop(seen(drop(Reason.UNKNOWN_PEER_PUBKEY, unknown_public_key=STRANGER)))
+    to.file.flush()
+
+    assert b"public key CQkJCQkJ? is no peer" in raw.getvalue()
+
+
+def test_banner_names_what_is_missing() -> None:
+    """A probe that is not attached is named, with what is not visible and what to do."""
+    assert banner(run_start((attached_probe(1), missing_probe("x")))) == [
+        "wg0: 3 peers, port 51820. 1 of 2 probes attached (1 fentry). Ctrl-C ends.",
+        "not attached: a-probe (no such function in this kernel)",
+        "  not visible: the thing that happens",
+        "  to see it: load the module: modprobe wireguard",
+    ]
+
+
+def test_no_drops_is_only_said_of_a_complete_run() -> None:
+    """An incomplete run without drops does not claim that there were none."""
+    to = console(80)
+    because = ("a-probe is not attached: the thing that happens is not visible",)
+    TableSink(to).summary(summary(complete=False, incomplete_because=because))
+    incomplete = written(to)
+
+    assert headline(summary()) == "No packet dropped in 31 s."
+    assert incomplete == ("\nNo drop seen in 31 s.\nThis is incomplete:\n  " + because[0] + "\n")
+
+
+def test_a_counter_that_does_not_fit_is_said() -> None:
+    """When the interface counted more than was seen, nothing is `accounted for`."""
+    to = console(100)
+    counters = (CounterLine("wg0", NETNS, "rx_errors", 30, 23),)
+    TableSink(to).summary(summary(total(Reason.SRC_NOT_ALLOWED, 23, BERLIN), reconciliation=counters))
+    text = written(to)
+
+    assert "accounted for" not in text
+    assert "wg0 rx_errors moved by 30, and 23 drops are counted there: 7 of it is not explained." in text
+
+
+def test_losses_are_said_and_nothing_lost_is_not() -> None:
+    """Each kind of loss has its line and its consequence, where the caller gave no words for it."""
+    to = console(200)
+    losses = Losses(1, 2, 3, 4, 5, 6, {"invalid_mac1": 12})
+    TableSink(to).summary(summary(total(Reason.INVALID_MAC1, 23), complete=False, losses=losses))
+    text = written(to)
+
+    assert "Nothing lost" not in text
+    assert "Counted but not shown one by one, to keep up: 12 packets (invalid_mac1 12)." in text
+    for words in ("1 record ", "2 probe runs", "3 records", "4 drops", "5 packets", "6 handshake messages"):
+        assert words in text
+
+
+def test_an_interim_summary_says_so() -> None:
+    """A count in the middle of a run is not taken for the end."""
+    to = console(80)
+    TableSink(to).summary(summary(interim=True))
+
+    assert written(to).startswith("\nSo far:\n")
+
+
+def test_without_rows_there_are_banner_and_summary() -> None:
+    """A quiet run writes no row and no titles."""
+    to = console(200)
+    sink = TableSink(to, rows=False)
+    sink.start(run_start())
+    sink.drop(seen(nobody()))
+
+    assert len(written(to).splitlines()) == 1
+
+
+def test_one_packet_is_not_one_packets() -> None:
+    """The singular is right, and drops that no counter counts are said to be such."""
+    counters = (CounterLine("wg0", NETNS, "rx_errors", 0, 0),)
+
+    assert headline(summary(total(Reason.SRC_NOT_ALLOWED, 1), reconciliation=counters)) == (
+        "1 packet dropped in 31 s. Nothing lost."
+    )
+    assert headline(summary(total(Reason.INVALID_MAC1, 1))) == (
+        "1 packet dropped in 31 s; no interface counter counts such drops. Nothing lost."
+    )

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line: options in, exit status out. The work is done elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from wgtrace import __version__
+from wgtrace.errors import UsageError, WgtraceError
+from wgtrace.events.reasons import Direction, Reason
+from wgtrace.lab.commands import lab
+
+EXIT_FINDINGS = 1
+EXIT_INTERNAL = 4
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_HELP)
+@click.version_option(__version__, prog_name="wgtrace")
+def cli() -> None:
+    """Why WireGuard on this host drops a packet, and what to change.
+
+    \b
+    sudo wgtrace drops wg0      each dropped packet: peer, flow, reason; at the end the cause and the fix
+    sudo wgtrace probes         what can be seen on this kernel, and what cannot
+    wgtrace lab demo            see it work in a virtual machine
+    """
+
+
+@cli.command()
+@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.option(
+    "--netns", metavar="NAME|PATH", help="Look in this network namespace instead of the current one."
+)
+@click.option("--all", "everywhere", is_flag=True, help="Every WireGuard interface in every namespace.")
+@click.option("--peer", "peers", multiple=True, metavar="KEY|PREFIX|NAME", help="Only this peer's packets.")
+@click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    type=click.Choice([d.value for d in Direction]),
+    help="Only packets going out (tx), coming in (rx), or handshake messages received.",
+)
+@click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Only drops for this reason.")
+@click.option("--duration", type=click.FloatRange(min=0), metavar="SECONDS", help="End after this time.")
+@click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N drops shown.")
+@click.option(
+    "-j", "--json", "as_json", is_flag=True, help="JSON lines on standard output, nothing else there."
+)
+@click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Names of peers, a line each: NAME PUBLIC-KEY.",
+)
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Created once all is attached."
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a finding of severity error.")
+@click.option("-q", "--quiet", is_flag=True, help="No row for each packet: only the summary.")
+@click.option("-v", "--verbose", is_flag=True, help="Also what became of each probe.")
+def drops(
+    interfaces: tuple[str, ...],
+    netns: str | None,
+    everywhere: bool,
+    peers: tuple[str, ...],
+    directions: tuple[str, ...],
+    reasons: tuple[str, ...],
+    duration: float | None,
+    count: int | None,
+    as_json: bool,
+    names: Path | None,
+    ready_file: Path | None,
+    exit_code: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Show each packet that WireGuard drops: which way, which peer, which flow, why.
+
+    Without IFACE: every WireGuard interface of this network namespace. Ctrl-C ends
+    it with exact totals and, for each cause, what to change; SIGUSR1 shows them in
+    between. Nothing on the host is changed.
+
+    \b
+    wgtrace drops wg0
+    wgtrace drops wg0 --duration 60 --json > drops.jsonl
+    wgtrace drops --all --direction rx
+    wgtrace drops wg0 --peer berlin --reason src_not_allowed
+    wgtrace drops --netns blue wg1
+
+    \b
+    Exit status: 0 ran; 1 findings of severity error (--exit-code); 2 wrong usage;
+    3 cannot run here; 4 internal error.
+    """
+    from wgtrace.loader.bcc_loader import Settings, Tracer
+    from wgtrace.pipeline import DropsRun, Filter, Limits, Signals
+    from wgtrace.state.clock import clock_offset_ns
+
+    wanted_reasons = frozenset(_reason(text) for text in reasons)
+    view = _view(interfaces, netns, everywhere, names)
+    wanted = Filter(
+        frozenset(key for text in peers for key in view.public_keys(text)),
+        frozenset(Direction(text) for text in directions),
+        wanted_reasons,
+    )
+    with Signals() as signals:
+        _progress(f"attaching to {view.described} ...")
+        tracer = Tracer(Settings(view.traced))
+        try:
+            run = DropsRun(tracer, view.snapshot, [_sink(as_json, quiet)], clock_offset_ns(), wanted)
+            run.start()
+            if verbose:
+                for status in tracer.probes:
+                    how = status.mechanism.value if status.mechanism else "not attached"
+                    click.echo(f"{how:>14} {status.target}: {status.because}", err=True)
+            if ready_file:
+                ready_file.touch()
+            findings = run.run(Limits(duration, count), signals)
+        finally:
+            tracer.close()
+    if exit_code and any(finding.severity.value == "error" for finding in findings):
+        sys.exit(EXIT_FINDINGS)
+
+
+@cli.command()
+@click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object.")
+def probes(as_json: bool) -> None:
+    """Show what can be seen on this kernel, how, and what cannot, and why.
+
+    Each probe is attached for a moment, for real, and taken away again.
+    """
+    from wgtrace.loader.bcc_loader import Settings, Tracer
+    from wgtrace.outputs.console import make_console
+    from wgtrace.outputs.probes import print_probes, probes_json
+
+    _progress("attaching each probe for a moment ...")
+    tracer = Tracer(Settings(traced=()))
+    try:
+        if as_json:
+            click.echo(probes_json(tracer.probes, time.time_ns()))
+        else:
+            print_probes(make_console(sys.stdout), tracer.probes)
+    finally:
+        tracer.close()
+
+
+cli.add_command(lab)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The interfaces that a run looks at.
+
+    Attributes:
+        traced: As `Settings.traced` wants it.
+        described: For the operator.
+        snapshot: Reads the configuration of this moment.
+    """
+
+    traced: tuple[tuple[str, int], ...] | None
+    described: str
+    snapshot: Callable[[], "Snapshot"]  # noqa: F821, UP037  # imported late: it is slow
+
+    def public_keys(self, text: str) -> Collection[str]:
+        """Public keys of the peers that `text` means: a key, its beginning, or a name.
+
+        Raises:
+            UsageError: None, or the beginning of several.
+        """
+        known = {p.public_key: p.name for device in self.snapshot().devices for p in device.peers}
+        named = [key for key, name in known.items() if name == text]
+        found = named or [key for key in known if key.startswith(text)]
+        if not found:
+            names = ", ".join(sorted(name or key[:8] + "…" for key, name in known.items())) or "none"
+            raise UsageError(f"no peer {text!r} on {self.described}", f"the peers are: {names}")
+        if len(found) > 1 and not named:
+            raise UsageError(f"{text!r} is the beginning of {len(found)} public keys", "", "give more of it")
+        return found
+
+
+def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, names_file: Path | None) -> _View:
+    from wgtrace.state import names as peer_names
+    from wgtrace.state import netns as namespaces
+    from wgtrace.state import snapshot, wireguard
+
+    names = peer_names.peer_names(names_file=names_file)
+    if everywhere:
+        if interfaces or netns:
+            raise UsageError(
+                "--all takes every interface in every namespace", "", "leave out IFACE and --netns"
+            )
+        return _View(
+            None, "every WireGuard interface", lambda: snapshot.take(namespaces.all_namespaces(), names)
+        )
+    namespace = namespaces.by_name_or_path(netns) if netns else namespaces.current()
+    found = wireguard.devices(namespace, names, interfaces or None)
+    if not found:
+        raise UsageError(
+            "there is no WireGuard interface here",
+            f"none in network namespace {namespace.name or namespace.inode}",
+            "wg-quick up NAME, or --netns NAME, or --all",
+        )
+    only = interfaces or None
+    return _View(
+        tuple((name, namespace.inode) for name in interfaces or ("",)),
+        ", ".join(device.ifname for device in found),
+        lambda: snapshot.take((namespace,), names, only),
+    )
+
+
+def _reason(text: str) -> Reason:
+    try:
+        return Reason[text.upper()]
+    except KeyError as exc:
+        alike = [r.id for r in Reason if text.lower() in r.id]
+        known = ", ".join(alike or sorted(r.id for r in Reason))
+        raise UsageError(f"no reason {text!r}", f"there are: {known}") from exc
+
+
+def _sink(as_json: bool, quiet: bool) -> "Sink":  # noqa: F821, UP037  # imported late: it is slow
+    from wgtrace.outputs.console import make_console
+    from wgtrace.outputs.jsonl import JsonLinesSink
+    from wgtrace.outputs.table import TableSink
+
+    if as_json:
+        return JsonLinesSink(sys.stdout)
+    return TableSink(make_console(sys.stdout), rows=not quiet)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"wgtrace: {text}", err=True)
+
+
+def main() -> None:
+    """Run the command line; errors become a message and an exit status."""
+    try:
+        cli(prog_name="wgtrace", standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        sys.exit(exc.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except WgtraceError as exc:
+        click.echo(f"error: {exc.what}", err=True)
+        for line in filter(None, (exc.because, exc.do)):
+            click.echo(f"  {line}", err=True)
+        sys.exit(exc.exit_code)
+    except BrokenPipeError:
+        # The reader has what it wanted. Nothing more goes there, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as exc:  # noqa: BLE001 - the last resort: a clear message instead of a traceback
+        if os.environ.get("WGTRACE_DEBUG"):
+            raise
+        click.echo(f"error: internal error: {type(exc).__name__}: {exc}", err=True)
+        click.echo("  this is a bug of wgtrace; WGTRACE_DEBUG=1 shows where", err=True)
+        sys.exit(EXIT_INTERNAL)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every field of a drop, declared once: the table and the JSON lines both walk this."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from wgtrace.diagnosis.looks_like import looks_like
+from wgtrace.diagnosis.words import short_key
+from wgtrace.events.reasons import Direction, Reason
+from wgtrace.events.types import DropEvent, Flow, IPAddress, PeerRef, Tai64n
+from wgtrace.outputs.clean import clean
+from wgtrace.report import SeenDrop
+
+Json = dict[str, object]
+
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+_DIRECTIONS: Final = {Direction.TX: "tx", Direction.RX: "rx", Direction.HANDSHAKE: "hs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a drop.
+
+    Attributes:
+        json: Its name in a JSON line, "" if it has no place of its own there.
+        value: What the JSON line holds.
+        title: Its column's title, "" if the table does not show it.
+        text: What the column shows.
+        min_width: Of the column; max_width: it grows up to this where there is room.
+        is_number: Aligned to the right.
+    """
+
+    json: str = ""
+    value: Callable[[SeenDrop], object] | None = None
+    title: str = ""
+    text: Callable[[SeenDrop], str] | None = None
+    min_width: int = 0
+    max_width: int = 0
+    is_number: bool = False
+
+
+def rfc3339(unix_ns: int) -> str:
+    """`2026-11-22T12:04:11.203000417Z`."""
+    seconds, ns = divmod(unix_ns, 1_000_000_000)
+    try:
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns:09d}Z"
+    except (ValueError, OverflowError, OSError):  # a peer's initiation may hold any 64-bit time
+        return "9999-12-31T23:59:59.999999999Z"
+
+
+def clock(unix_ns: int) -> str:
+    """Local time of day as `12:04:11.203`, as tcpdump shows it."""
+    seconds, ns = divmod(unix_ns, 1_000_000_000)
+    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ns // 1_000_000:03d}"
+
+
+def interface_label(ifname: str, netns_name: str | None) -> str:
+    """`wg0`, or `hub/wg0` in a named namespace."""
+    return clean(f"{netns_name}/{ifname}" if netns_name else ifname) or "?"
+
+
+def peer_text(peer: PeerRef | None) -> str:
+    """The peer's name, its short key, or `?`."""
+    if peer is None:
+        return "?"
+    return clean(peer.name or "") or short_key(peer.public_key)
+
+
+def proto_name(proto: int) -> str:
+    """`tcp`, `udp`, `icmp`, `icmpv6`, else the number."""
+    return _PROTOCOLS.get(proto, str(proto))
+
+
+def address(addr: IPAddress, port: int) -> str:
+    """`10.9.4.7:52114`, `[fd00::1]:443`; without a port just the address."""
+    if not port:
+        return str(addr)
+    return f"[{addr}]:{port}" if addr.version == 6 else f"{addr}:{port}"
+
+
+def flow_text(drop: SeenDrop) -> str:
+    """The inner flow; where only the outer is known, the far end of that."""
+    inner, outer = drop.event.inner, drop.event.outer
+    if inner:
+        has_ports = proto_name(inner.proto) not in ("icmp", "icmpv6")
+        source = address(inner.saddr, inner.sport if has_ports else 0)
+        target = address(inner.daddr, inner.dport if has_ports else 0)
+        return f"{source} > {target} {proto_name(inner.proto)}"
+    if outer and drop.event.reason.direction is Direction.TX:
+        return f"to {address(outer.daddr, outer.dport)}"
+    return f"from {address(outer.saddr, outer.sport)}" if outer else "?"
+
+
+def _len_text(drop: SeenDrop) -> str:
+    flow = drop.event.inner or drop.event.outer
+    return str(flow.len) if flow and flow.len else ""
+
+
+def flow_json(flow: Flow | None) -> Json | None:
+    """A flow as JSON lines hold it."""
+    if flow is None:
+        return None
+    return {
+        "family": flow.family,
+        "saddr": str(flow.saddr),
+        "daddr": str(flow.daddr),
+        "proto": flow.proto,
+        "sport": flow.sport,
+        "dport": flow.dport,
+        "len": flow.len,
+    }
+
+
+def peer_json(peer: PeerRef | None) -> Json | None:
+    """A peer as JSON lines hold it."""
+    if peer is None:
+        return None
+    return {
+        "public_key": peer.public_key,
+        "endpoint": str(peer.endpoint) if peer.endpoint else None,
+        "name": clean(peer.name) if peer.name else None,
+    }
+
+
+def _tai(when: Tai64n | None) -> str | None:
+    return rfc3339(when.unix_ns) if when else None
+
+
+# How each key of `detail` is got; None: not known for this packet, and left out.
+DETAIL: Final[dict[str, Callable[[DropEvent], object]]] = {
+    "nonce": lambda e: e.nonce,
+    "max_nonce": lambda e: e.max_nonce,
+    "session_age_ns": lambda e: e.session_age_ns or None,
+    "receiver_index": lambda e: e.receiver_index,
+    "sender_index": lambda e: e.sender_index,
+    "queue_len": lambda e: e.queue_len or None,
+    "errno": lambda e: e.errno or None,
+    "message_type": lambda e: e.message_type or None,
+    "owner": lambda e: e.owner,
+    "unknown_public_key": lambda e: e.unknown_public_key,
+    "timestamp": lambda e: _tai(e.timestamp),
+    "latest_timestamp": lambda e: _tai(e.latest_timestamp),
+    "payload": lambda e: e.payload.hex(),
+    "payload_len": lambda e: e.payload_len,
+    "looks_like": lambda e: looks_like(e.payload, e.payload_len),
+}
+
+_QUEUED = ("queue_len",)
+_SEND = ("errno",)
+_SESSION = ("receiver_index", "nonce", "session_age_ns")
+_MESSAGE = ("message_type", "sender_index")
+_TIMES = ("sender_index", "timestamp", "latest_timestamp")
+_ANSWER = ("message_type", "receiver_index")
+
+DETAIL_KEYS: Final[dict[Reason, tuple[str, ...]]] = {
+    Reason.GSO_SEGMENT_FAILED: _SEND,
+    Reason.STAGED_QUEUE_OVERFLOW: _QUEUED,
+    Reason.STAGED_PURGED_GIVEUP: _QUEUED,
+    Reason.STAGED_PURGED_IFDOWN: _QUEUED,
+    Reason.STAGED_PURGED_PEER_REMOVED: _QUEUED,
+    Reason.ENCRYPT_FAILED: ("nonce",),
+    Reason.UDP_SOCK_NULL: _SEND,
+    Reason.NO_ROUTE_TO_ENDPOINT: _SEND,
+    Reason.ENDPOINT_AF_INVALID: _SEND,
+    Reason.HANDSHAKE_TX_NOMEM: _SEND,
+    Reason.BAD_HEADER: ("payload", "payload_len", "looks_like"),
+    Reason.UNKNOWN_RECEIVER_INDEX: ("receiver_index", "nonce"),
+    Reason.KEYPAIR_INVALID: _SESSION,
+    Reason.KEYPAIR_EXPIRED: _SESSION,
+    Reason.NONCE_LIMIT_RX: _SESSION,
+    Reason.DECRYPT_FAILED: _SESSION,
+    Reason.REPLAY_OR_OLD_COUNTER: ("nonce", "max_nonce"),
+    Reason.SRC_NOT_ALLOWED: ("owner",),
+    Reason.HANDSHAKE_QUEUE_CONTENDED: ("message_type", "queue_len"),
+    Reason.HANDSHAKE_QUEUE_FULL: ("message_type", "queue_len"),
+    Reason.INVALID_MAC1: _MESSAGE,
+    Reason.COOKIE_UNDER_LOAD: (*_MESSAGE, "queue_len"),
+    Reason.RATELIMITED: _MESSAGE,
+    Reason.NO_PRIVATE_KEY: _MESSAGE,
+    Reason.INIT_DH_FAILED: ("sender_index",),
+    Reason.INIT_STATIC_DECRYPT_FAILED: ("sender_index",),
+    Reason.UNKNOWN_PEER_PUBKEY: ("unknown_public_key", "sender_index"),
+    Reason.INIT_PRECOMPUTED_ZERO: ("sender_index",),
+    Reason.INIT_TIMESTAMP_DECRYPT_FAILED: ("sender_index",),
+    Reason.HANDSHAKE_INIT_REPLAY: _TIMES,
+    Reason.HANDSHAKE_FLOOD: _TIMES,
+    Reason.RESP_UNKNOWN_INDEX: _ANSWER,
+    Reason.RESP_BAD_STATE: _ANSWER,
+    Reason.RESP_DECRYPT_FAILED: _ANSWER,
+    Reason.RESP_SUPERSEDED: _ANSWER,
+    Reason.COOKIE_UNKNOWN_INDEX: _ANSWER,
+    Reason.COOKIE_UNSOLICITED: _ANSWER,
+    Reason.COOKIE_DECRYPT_FAILED: _ANSWER,
+}
+"""The keys that a reason's `detail` can have; a reason without a row has none."""
+
+_KEEP_NULL: Final = frozenset({"owner"})  # null says that nobody has the address
+
+
+def detail_json(event: DropEvent) -> Json:
+    """What is known beyond the common fields."""
+    values = {key: DETAIL[key](event) for key in DETAIL_KEYS.get(event.reason, ())}
+    return {key: value for key, value in values.items() if value is not None or key in _KEEP_NULL}
+
+
+TIME = Field("ts", lambda d: rfc3339(d.ts_unix_ns), "TIME", lambda d: clock(d.ts_unix_ns), 12, 12)
+INTERFACE = Field(
+    "ifname",
+    lambda d: clean(d.event.device.ifname),
+    "IF",
+    lambda d: interface_label(d.event.device.ifname, d.netns_name),
+    8,
+    20,
+)
+DIRECTION = Field(
+    "direction",
+    lambda d: d.event.reason.direction.value,
+    "DIR",
+    lambda d: _DIRECTIONS[d.event.reason.direction],
+    3,
+    3,
+)
+PEER = Field("peer", lambda d: peer_json(d.event.peer), "PEER", lambda d: peer_text(d.event.peer), 9, 16)
+INNER = Field("inner", lambda d: flow_json(d.event.inner), "FLOW", flow_text, 36, 50)
+LENGTH = Field(title="LEN", text=_len_text, min_width=5, max_width=5, is_number=True)
+REASON = Field("reason", lambda d: d.event.reason.id, "REASON", lambda d: d.event.reason.id, 22, 26)
+WHY = Field("why", lambda d: clean(d.why), "WHY", lambda d: clean(d.why), 72, 72)
+
+FIELDS: Final = (
+    TIME,
+    Field("netns", lambda d: d.event.device.netns),
+    INTERFACE,
+    DIRECTION,
+    REASON,
+    Field("sub_reason", lambda d: d.event.sub_reason.id),
+    Field("layer", lambda d: "wireguard"),
+    Field("where", lambda d: d.event.where),
+    Field("kernel_reason", lambda d: d.event.kernel_reason),
+    PEER,
+    INNER,
+    LENGTH,
+    Field("outer", lambda d: flow_json(d.event.outer)),
+    WHY,
+    Field("detail", lambda d: detail_json(d.event)),
+)
+"""Every field of a drop, in the order of a JSON line."""

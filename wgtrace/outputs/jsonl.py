@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""JSON lines: one object a line, schema 1 (schema.json beside this file)."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Final, TextIO, cast
+
+from wgtrace.diagnosis.finding import Finding
+from wgtrace.events.types import DropTotal
+from wgtrace.outputs.clean import clean
+from wgtrace.outputs.fields import FIELDS, Json, peer_json, rfc3339
+from wgtrace.probes.types import ProbeStatus
+from wgtrace.report import RunStart, SeenDrop, Summary
+
+SCHEMA: Final = 1
+
+
+def json_schema() -> Json:
+    """The JSON Schema of a line."""
+    text = resources.files("wgtrace.outputs").joinpath("schema.json").read_text(encoding="utf-8")
+    return cast("Json", json.loads(text))
+
+
+class JsonLinesSink:
+    """Writes each part of a run as a line, and flushes it.
+
+    Args:
+        out: Gets the lines and nothing else.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def start(self, start: RunStart) -> None:
+        """Write the `start` line."""
+        attached = [p for p in start.probes if p.mechanism is not None]
+        missing = [p for p in start.probes if p.mechanism is None]
+        self._write(
+            "start",
+            start.ts_unix_ns,
+            {
+                "version": start.version,
+                "kernel": clean(start.kernel),
+                "bcc": start.bcc,
+                "devices": [
+                    {
+                        "netns": device.netns,
+                        "ifname": clean(device.ifname),
+                        "public_key": device.public_key,
+                        "listen_port": device.listen_port,
+                        "peers": len(device.peers),
+                    }
+                    for device in start.devices
+                ],
+                "probes": {
+                    "attached": [probe_json(p) for p in attached],
+                    "missing": [probe_json(p) for p in missing],
+                },
+            },
+        )
+
+    def drop(self, drop: SeenDrop) -> None:
+        """Write a `drop` line."""
+        line: Json = {"schema": SCHEMA, "type": "drop"}
+        for field in FIELDS:
+            if field.value is not None:
+                line[field.json] = field.value(drop)
+        self._write_line(line)
+
+    def summary(self, summary: Summary) -> None:
+        """Write a `finding` line for each finding, then the `summary` line."""
+        for finding in summary.findings:
+            self._write("finding", summary.ts_unix_ns, finding_json(finding))
+        self._write("summary", summary.ts_unix_ns, summary_json(summary))
+
+    def _write(self, kind: str, ts_unix_ns: int, body: Json) -> None:
+        self._write_line({"schema": SCHEMA, "type": kind, "ts": rfc3339(ts_unix_ns), **body})
+
+    def _write_line(self, line: Json) -> None:
+        # Everything outside ASCII is escaped: safe on any terminal and in any locale.
+        self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._out.flush()
+
+
+def probe_json(probe: ProbeStatus) -> Json:
+    """A probe; what is lost and what to do only where it is not attached."""
+    body: Json = {
+        "name": probe.name,
+        "target": probe.target,
+        "mechanism": probe.mechanism.value if probe.mechanism else None,
+        "because": clean(probe.because),
+    }
+    if probe.mechanism is None:
+        body |= {"without_it": probe.without_it, "do": clean(probe.do), "gives": list(probe.gives)}
+    return body
+
+
+def finding_json(finding: Finding) -> Json:
+    """The body of a `finding` line."""
+    return {
+        "netns": finding.netns,
+        "ifname": clean(finding.ifname),
+        "slug": finding.slug,
+        "severity": finding.severity.value,
+        "confidence": finding.confidence.value,
+        "peer": peer_json(finding.peer),
+        "count": finding.count,
+        "cause": clean(finding.cause),
+        "evidence": [clean(text) for text in finding.evidence],
+        "fix": [clean(text) for text in finding.fix],
+        "not_visible": [clean(text) for text in finding.not_visible],
+    }
+
+
+def summary_json(summary: Summary) -> Json:
+    """The body of a `summary` line."""
+    losses = summary.losses
+    return {
+        "duration_s": round(summary.duration_s, 3),
+        "interim": summary.interim,
+        "totals": [_total_json(total, summary.peer_names or {}) for total in summary.totals],
+        "lost": {
+            "events": losses.events,
+            "missed_probes": losses.missed_probes,
+            "undecodable": losses.undecodable,
+            "totals": losses.totals,
+            "unclassified": losses.unclassified,
+            "frames": losses.frames,
+            "rate_limited": dict(losses.rate_limited),
+        },
+        "complete": summary.complete,
+        "incomplete_because": [clean(text) for text in summary.incomplete_because],
+        "reconciliation": [
+            {
+                "ifname": clean(line.ifname),
+                "netns": line.netns,
+                "counter": line.counter,
+                "moved": line.moved,
+                "explained": line.explained,
+            }
+            for line in summary.reconciliation
+        ],
+    }
+
+
+def _total_json(total: DropTotal, names: dict[str, str]) -> Json:
+    key = total.public_key
+    peer = {"public_key": key, "name": clean(names[key]) if key in names else None} if key else None
+    return {
+        "ifname": clean(total.ifname),
+        "netns": total.netns,
+        "direction": total.reason.direction.value,
+        "reason": total.reason.id,
+        "sub_reason": total.sub_reason.id,
+        "peer": peer,
+        "count": total.count,
+    }

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The human table: one drop after the other as they come, in columns that stay put."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+
+from wgtrace.diagnosis.words import count_of
+from wgtrace.events.reasons import Direction
+from wgtrace.outputs.clean import clean
+from wgtrace.outputs.console import put
+from wgtrace.outputs.fields import (
+    DIRECTION,
+    INNER,
+    INTERFACE,
+    LENGTH,
+    PEER,
+    REASON,
+    TIME,
+    WHY,
+    Field,
+)
+from wgtrace.outputs.summary import print_summary, wrapped
+from wgtrace.probes.types import Mechanism, ProbeStatus
+from wgtrace.report import RunStart, SeenDrop, Summary
+from wgtrace.state.types import Device
+
+_GAP: Final = "  "
+_ONE_LINE: Final = (TIME, DIRECTION, PEER, INNER, LENGTH, REASON, WHY)
+# Where one line has no room for the flow and the reason: the reason on a line below.
+_UPPER: Final = (TIME, DIRECTION, PEER, LENGTH, INNER)
+_INDENT: Final = "     "
+_MECHANISMS: Final = {
+    Mechanism.FENTRY: "fentry",
+    Mechanism.FEXIT: "fentry",
+    Mechanism.KPROBE: "kprobe",
+    Mechanism.KRETPROBE: "kprobe",
+    Mechanism.RAW_TRACEPOINT: "raw tracepoint",
+}
+_STYLES: Final = {TIME: "dim", REASON: "bold red", PEER: "bold"}
+
+
+class TableSink:
+    """Writes a run for a person to read.
+
+    Args:
+        console: Decides on width and colour.
+        rows: Whether to write a row for each drop, or only banner and summary.
+    """
+
+    def __init__(self, console: Console, rows: bool = True) -> None:
+        self._console = console
+        self._has_rows = rows
+        self._columns: tuple[Field, ...] = _ONE_LINE
+        self._widths: dict[Field, int] = {}
+        self._has_reason_below = False
+
+    def start(self, start: RunStart) -> None:
+        """Write the banner and the titles."""
+        for text in banner(start):
+            for line in wrapped(text, max(self._console.width, 40), "  "):
+                put(self._console, (line, ""))
+        if not self._has_rows:
+            return
+        self._lay_out(several=len(start.devices) > 1)
+        put(self._console, *[(self._cell(field, field.title), "dim") for field in self._columns])
+        if self._has_reason_below:
+            put(self._console, (f"{_INDENT}REASON: WHY", "dim"))
+
+    def drop(self, drop: SeenDrop) -> None:
+        """Write the line of a drop, or its two lines where columns are few."""
+        if not self._has_rows:
+            return
+        if not self._widths:
+            self._lay_out(several=False)
+        put(self._console, *[self._styled(field, drop) for field in self._columns])
+        if self._has_reason_below:
+            reason, text = drop.event.reason.id, f"{_INDENT}{drop.event.reason.id}: {clean(drop.why)}"
+            first, *rest = wrapped(text, max(self._console.width, 40), _INDENT)
+            put(
+                self._console,
+                (_INDENT, ""),
+                (reason, _STYLES[REASON]),
+                (first[len(_INDENT) + len(reason) :], ""),
+            )
+            for line in rest:
+                put(self._console, (line, ""))
+
+    def summary(self, summary: Summary) -> None:
+        """Write the closing summary and the findings."""
+        print_summary(self._console, summary)
+
+    def _lay_out(self, several: bool) -> None:
+        columns: tuple[Field, ...] = (TIME, INTERFACE, *_ONE_LINE[1:]) if several else _ONE_LINE
+        self._has_reason_below = _least(columns) > self._console.width
+        if self._has_reason_below:
+            columns = (TIME, INTERFACE, *_UPPER[1:]) if several else _UPPER
+        self._columns = columns
+        self._widths = {field: field.min_width for field in columns}
+        spare = self._console.width - _least(columns)
+        for field in (INTERFACE, INNER, PEER, REASON):
+            if field in self._widths and spare > 0 and field is not columns[-1]:
+                grown = min(spare, field.max_width - field.min_width)
+                self._widths[field] += grown
+                spare -= grown
+
+    def _styled(self, field: Field, drop: SeenDrop) -> tuple[str, str]:
+        text = field.text(drop) if field.text else ""
+        style = _STYLES.get(field, "")
+        if field is DIRECTION and drop.event.reason.direction is Direction.HANDSHAKE:
+            style = "magenta"
+        return self._cell(field, text), style
+
+    def _cell(self, field: Field, text: str) -> str:
+        """The text padded to its column. A name is cut, a fact never: then the rest of the line moves."""
+        width = self._widths[field]
+        if field is self._columns[-1]:
+            return text
+        if field in (PEER, INTERFACE) and cell_len(text) > width:
+            text = set_cell_size(text, width - 1) + "…"
+        room = " " * max(0, width - cell_len(text))
+        return (room + text if field.is_number else text + room) + _GAP
+
+
+def _least(columns: Sequence[Field]) -> int:
+    return sum(field.min_width for field in columns) + len(_GAP) * (len(columns) - 1)
+
+
+def banner(start: RunStart) -> list[str]:
+    """What is traced, with which probes, and what those that are missing would have shown."""
+    spaces = {device.netns for device in start.devices}
+    devices = [_device_line(device, len(spaces) > 1) for device in start.devices] or ["no interface:"]
+    lines = [*devices[:-1], f"{devices[-1]} {_probes_line(start.probes)} Ctrl-C ends."]
+    for probe in start.probes:
+        if probe.mechanism is None:
+            lines.append(f"not attached: {probe.name} ({clean(probe.because)})")
+            lines.append(f"  not visible: {probe.without_it}")
+            if probe.do:
+                lines.append(f"  to see it: {clean(probe.do)}")
+    return lines
+
+
+def _device_line(device: Device, has_many_spaces: bool) -> str:
+    where = f" in netns {device.netns}" if has_many_spaces else ""
+    port = f", port {device.listen_port}" if device.listen_port else ""
+    down = "" if device.is_up else ", down"
+    return f"{clean(device.ifname)}{where}: {count_of(len(device.peers), 'peer')}{port}{down}."
+
+
+def _probes_line(probes: Sequence[ProbeStatus]) -> str:
+    kinds: dict[str, int] = {}
+    for probe in probes:
+        if probe.mechanism is not None:
+            kind = _MECHANISMS[probe.mechanism]
+            kinds[kind] = kinds.get(kind, 0) + 1
+    how = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(_MECHANISMS.values()) if kind in kinds)
+    attached = sum(kinds.values())
+    if attached == len(probes):
+        return f"{count_of(len(probes), 'probe')} ({how}), all attached."
+    return f"{attached} of {count_of(len(probes), 'probe')} attached ({how or 'none'})."
