@@ -165,16 +165,18 @@ class DropsRun:
             if stale or self._is_unknown(event.device.ifname, event.device.netns):
                 self._use(self._take_snapshot())
                 stale = False
-            if not isinstance(event, DropEvent):
-                self._evidence.feed(event)
-            elif self._wanted.passes(event.reason, event.peer.public_key if event.peer else None):
+            if isinstance(event, DropEvent):
                 self._show(event, limits)
+            else:
+                self._evidence.feed(event)
         if stale:
             self._use(self._take_snapshot())
 
     def _show(self, event: DropEvent, limits: Limits) -> None:
         seen = enrich(event, self._snapshot, self._clock_offset_ns)
-        self._evidence.feed(seen)
+        self._evidence.feed(seen)  # all of it: a cause may lie in what is not asked for
+        if not self._wanted.passes(event.reason, event.peer.public_key if event.peer else None):
+            return
         if limits.count is not None and self._shown >= limits.count:
             return
         self._shown += 1
@@ -267,11 +269,15 @@ class DropsRun:
         all_drops, handshakes = self._totals()
         counters = self._reconcile(all_drops)
         drops = tuple(t for t in all_drops if self._wanted.passes(t.reason, t.public_key))
-        self._evidence.set_totals(drops, handshakes)
+        self._evidence.set_totals(all_drops, handshakes)
         self._evidence.set_counters(counters)
         losses = self._losses()
         because = self._incomplete_because(losses)
-        findings = tuple(explain(self._evidence))
+        findings = tuple(
+            f
+            for f in explain(self._evidence)
+            if not self._wanted.peers or (f.peer and f.peer.public_key in self._wanted.peers)
+        )
         summary = Summary(
             ts_unix_ns=time.time_ns(),
             duration_s=time.monotonic() - self._started,

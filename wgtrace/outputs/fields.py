@@ -150,7 +150,7 @@ DETAIL: Final[dict[str, Callable[[DropEvent], object]]] = {
 }
 
 _QUEUED = ("queue_len",)
-_SEND = ("errno",)
+_SEND = ("message_type", "errno")
 _SESSION = ("receiver_index", "nonce", "session_age_ns")
 _MESSAGE = ("message_type", "sender_index")
 _TIMES = ("sender_index", "timestamp", "latest_timestamp")

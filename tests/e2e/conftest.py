@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs inside the lab's virtual machine: root, WireGuard, BCC.
+
+One tracer runs for the whole session, because starting one costs half a minute
+under emulation; each test has interfaces of a name of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tracer import Tracer, names
+
+_NAMES = names()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _in_the_lab() -> None:
+    """Only the lab may be broken: these tests change the clock and fill queues."""
+    if os.environ.get("WGTRACE_LAB") != "1":
+        pytest.exit("the end-to-end tests run in the lab: wgtrace lab run --mount tests -- ...", returncode=3)
+
+
+@pytest.fixture(scope="session")
+def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
+    """`wgtrace drops --all --json`, attached; it must end well."""
+    ready: Path = tmp_path_factory.mktemp("tracer") / "ready"
+    running = Tracer(["--all"], ready)
+    yield running
+    assert running.end() == 0, running.stderr
+
+
+@pytest.fixture
+def ifname() -> str:
+    """A name for the WireGuard interfaces of this test."""
+    return next(_NAMES)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs the real `wgtrace drops` and reads its JSON lines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+START_S = 180  # BCC compiles for half a minute in an emulated guest
+SETTLE_S = 60
+
+
+@dataclass
+class Report:
+    """What a run said about some interfaces."""
+
+    drops: list[Line]
+    findings: list[Line]
+    summary: Line
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Packets by reason."""
+        counts: dict[str, int] = {}
+        for total in self.summary["totals"]:
+            counts[total["reason"]] = counts.get(total["reason"], 0) + total["count"]
+        return counts
+
+    @property
+    def slugs(self) -> list[str]:
+        """The findings, sorted."""
+        return sorted(finding["slug"] for finding in self.findings)
+
+    def finding(self, slug: str) -> Line:
+        """The one finding of this slug."""
+        (found,) = (f for f in self.findings if f["slug"] == slug)
+        return found
+
+    def of(self, reason: str) -> list[Line]:
+        """The drops for this reason."""
+        return [drop for drop in self.drops if drop["reason"] == reason]
+
+
+class Tracer:
+    """A running `wgtrace drops --json`.
+
+    Args:
+        arguments: What comes after `--json`.
+        prefix: What comes before `wgtrace`, such as `ip netns exec NAME`.
+    """
+
+    def __init__(self, arguments: Sequence[str], ready: Path, prefix: Sequence[str] = ()) -> None:
+        self.lines: list[Line] = []
+        command = [*prefix, "wgtrace", "drops", "--json", "--ready-file", str(ready), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._errors: list[str] = []
+        self._error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._error_reader.start()
+        deadline = time.monotonic() + START_S
+        while not ready.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"wgtrace did not start: {self.process.poll()} {self.stderr}")
+            time.sleep(0.05)
+
+    @property
+    def stderr(self) -> str:
+        """What it said beside the data."""
+        return "".join(self._errors)
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self._errors.append(line)
+
+    def summary(self) -> Line:
+        """An interim summary, asked for now by SIGUSR1."""
+        before = sum(line["type"] == "summary" for line in self.lines)
+        self.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            summaries = [line for line in list(self.lines) if line["type"] == "summary"]
+            if len(summaries) > before:
+                return summaries[-1]
+            assert self.process.poll() is None, f"wgtrace ended: {self.stderr}"
+            time.sleep(0.05)
+        raise AssertionError(f"no summary within {SETTLE_S} s: {self.stderr}")
+
+    def report(self, *ifnames: str) -> Report:
+        """What is known of these interfaces now."""
+        summary = self.summary()
+        lines = list(self.lines)
+        end = lines.index(summary)
+        begin = max((at for at, line in enumerate(lines[:end]) if line["type"] == "summary"), default=0)
+        chosen = dict(summary)
+        chosen["totals"] = [t for t in summary["totals"] if t["ifname"] in ifnames]
+        chosen["reconciliation"] = [r for r in summary["reconciliation"] if r["ifname"] in ifnames]
+        return Report(
+            [line for line in lines[:end] if line["type"] == "drop" and line["ifname"] in ifnames],
+            [line for line in lines[begin:end] if line["type"] == "finding" and line["ifname"] in ifnames],
+            chosen,
+        )
+
+    def settled(self, enough: Callable[[Report], bool], *ifnames: str) -> Report:
+        """The report once `enough` holds and nothing more comes; what there is after a minute."""
+        deadline = time.monotonic() + SETTLE_S
+        report = self.report(*ifnames)
+        while not enough(report) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            report = self.report(*ifnames)
+        while time.monotonic() < deadline:
+            time.sleep(0.4)
+            again = self.report(*ifnames)
+            if again.totals == report.totals:
+                return again
+            report = again
+        return report
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send a signal and give the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout=SETTLE_S)
+        self._reader.join(timeout=SETTLE_S)
+        return status
+
+
+def bpf_objects() -> list[str]:
+    """Programs, maps and links that the kernel holds now, by bpftool."""
+    found = []
+    for kind in ("prog", "map", "link"):
+        listed = subprocess.run(["bpftool", "-j", kind], capture_output=True, text=True, check=True).stdout
+        found += [f"{kind} {entry['id']}" for entry in json.loads(listed or "[]")]
+    return found
+
+
+def kprobe_events() -> str:
+    """The kprobes that tracefs lists."""
+    return Path("/sys/kernel/tracing/kprobe_events").read_text()
+
+
+def names() -> Iterator[str]:
+    """Interface names that no other test uses."""
+    number = 0
+    while True:
+        number += 1
+        yield f"tun{number}x"

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the lab's images are made of: Debian packages, from where this machine gets its own.
+
+mmdebstrap makes the trees, for any release, from the archive that apt knows; nothing else is
+downloaded. A userland is installed; a kernel is only unpacked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import tomllib
+
+from wgtrace.errors import LabError
+from wgtrace.lab.image import Image, as_root, scratch_dir, squashed
+
+_HERE = Path(__file__).parent
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+_USERLAND_PACKAGES = [
+    "bash",
+    "bpftool",
+    "conntrack",
+    "ethtool",
+    "iperf3",
+    "iproute2",
+    "iptables",
+    "iputils-ping",
+    "kmod",
+    "mount",
+    "netcat-openbsd",
+    "nftables",
+    "procps",
+    "python3",
+    "python3-bpfcc",
+    "python3-click",
+    "python3-cryptography",
+    "python3-jsonschema",
+    "python3-pyroute2",
+    "python3-pytest",
+    "python3-rich",
+    "socat",
+    "tcpdump",
+    "wireguard-tools",
+]
+
+#: A third of the size, and an emulated guest starts as quickly as without it (measured).
+_COMPRESSION = ("-comp", "zstd", "-Xcompression-level", "3")
+
+#: What the initramfs loads, in this order, each after what it depends on.
+_BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "squashfs", "overlay", "wireguard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One row of kernels.toml.
+
+    Args:
+        name: What `--kernel` takes.
+        release: Code name of the Debian release of the userland.
+        debian: The same for people.
+        bcc: Version of BCC in that release.
+        kernel: Package of the kernel image.
+        backports: Whether that package comes from the release's backports.
+    """
+
+    name: str
+    release: str
+    debian: str
+    bcc: str
+    kernel: str
+    backports: bool
+
+
+def kernels() -> dict[str, Kernel]:
+    """Return the support matrix."""
+    table = tomllib.loads((_HERE / "kernels.toml").read_text(encoding="utf-8"))
+    return {name: Kernel(name=name, **row) for name, row in table.items()}
+
+
+def userland_image(release: str) -> Image:
+    """Return the image of a Debian release's programs: `root.squashfs`."""
+
+    def build(target: Path) -> None:
+        options = [f"--include={','.join(_USERLAND_PACKAGES)}"]
+        for pattern in ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"):
+            options.append(f"--dpkgopt=path-exclude={pattern}")
+        tree = target / "tree.tar"
+        _debootstrap([*options, "--variant=apt"], release, backports=False, output=tree)
+        with open(tree, "rb") as tar, squashed(target / "root.squashfs", _COMPRESSION) as archive:
+            shutil.copyfileobj(tar, archive, 1 << 20)
+        tree.unlink()
+
+    recipe = ["userland", release, _USERLAND_PACKAGES, _COMPRESSION]
+    return Image(f"userland-{release}", recipe, build, cache_bytes=600 << 20, scratch_bytes=1200 << 20)
+
+
+def kernel_image(kernel: Kernel) -> Image:
+    """Return the image of a kernel: `vmlinuz`, `initrd` and `modules.squashfs`."""
+
+    def build(target: Path) -> None:
+        tree = target / "tree.tar"
+        options = ["--variant=extract", f"--include={kernel.kernel},busybox-static"]
+        if kernel.backports:
+            options.append(f'--aptopt=APT::Default-Release "{kernel.release}-backports"')
+        _debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
+        root = target / "root"
+        version = _unpack_kernel(tree, root)
+        tree.unlink()
+        _run(["depmod", "-b", str(root / "usr"), version])
+        shutil.move(root / "vmlinuz", target / "vmlinuz")
+        _make_initrd(root, version, target / "initrd")
+        packed = target / "modules.squashfs"
+        with squashed(packed, _COMPRESSION) as archive, tarfile.open(fileobj=archive, mode="w|") as tar:
+            tar.add(root / "usr", "usr", filter=as_root)
+        shutil.rmtree(root)
+
+    recipe = ["kernel", dataclasses.asdict(kernel), _BOOT_MODULES, _COMPRESSION]
+    recipe.append((_HERE / "initramfs.sh").read_text(encoding="utf-8"))
+    return Image(f"kernel-{kernel.name}", recipe, build, cache_bytes=400 << 20, scratch_bytes=400 << 20)
+
+
+def _debootstrap(options: list[str], release: str, backports: bool, output: Path) -> None:
+    """Have mmdebstrap make a tar archive of a Debian tree."""
+    archive, security = _debian_archives()
+    suites = [f"deb {archive} {release} main"]
+    if security:
+        suites.append(f"deb {security} {release}-security main")
+    if backports:
+        suites.append(f"deb {archive} {release}-backports main")
+    command = ["mmdebstrap", "--quiet", "--format=tar", f"--keyring={_KEYRING}"]
+    command += ['--aptopt=APT::Install-Recommends "false"', *options, release, str(output), *suites]
+    _run(command, env={**os.environ, "TMPDIR": str(scratch_dir())})
+
+
+def _debian_archives() -> tuple[str, str]:
+    """Ask apt where this machine gets Debian from: (archive, security archive or "")."""
+    fields = "$(REPO_URI)|$(RELEASE)|$(ORIGIN)"
+    listing = _run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])
+    archives = {True: "", False: ""}
+    for line in listing.splitlines():
+        uri, suite, origin = line.split("|")
+        if origin == "Debian":
+            archives[suite.endswith("-security")] = uri
+    if not archives[False]:
+        raise LabError(
+            "apt knows no Debian archive on this machine",
+            because="its package lists were never fetched, or this is not Debian",
+            do="sudo apt-get update",
+        )
+    return archives[False], archives[True]
+
+
+def _unpack_kernel(tree: Path, root: Path) -> str:
+    """Take the kernel, its modules (uncompressed: xz is slow under emulation) and busybox."""
+    version = ""
+    with tarfile.open(tree) as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            name = member.name.removeprefix("./").removeprefix("usr/")
+            parts = Path(name).parts
+            if parts[:2] == ("lib", "modules"):
+                version = parts[2]
+            if name.startswith("boot/vmlinuz-") or parts[3:] == ("vmlinuz",):
+                target = root / "vmlinuz"
+            elif parts[:2] == ("lib", "modules"):
+                target = root / "usr" / name
+            elif name == "bin/busybox":
+                target = root / "busybox"
+            else:
+                continue
+            content = tar.extractfile(member)
+            assert content
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.suffix == ".xz":
+                target.with_suffix("").write_bytes(lzma.decompress(content.read()))
+            else:
+                target.write_bytes(content.read())
+    return version
+
+
+def _make_initrd(root: Path, version: str, output: Path) -> None:
+    """Pack busybox, initramfs.sh and the modules that the boot needs, numbered in load order."""
+    staging = root / "initramfs"
+    (staging / "bin").mkdir(parents=True)
+    (staging / "modules").mkdir()
+    shutil.move(root / "busybox", staging / "bin/busybox")
+    (staging / "bin/busybox").chmod(0o755)
+    for applet in [
+        "sh",
+        "mkdir",
+        "mount",
+        "umount",
+        "insmod",
+        "grep",
+        "echo",
+        "reboot",
+        "chmod",
+        "ln",
+        "ip",
+        "hostname",
+        "switch_root",
+    ]:
+        (staging / "bin" / applet).symlink_to("busybox")
+    shutil.copy(_HERE / "initramfs.sh", staging / "init")
+    (staging / "init").chmod(0o755)
+    modules = root / "usr/lib/modules" / version
+    for number, path in enumerate(_load_order(modules)):
+        shutil.copy(modules / path, staging / f"modules/{number:02}-{Path(path).name}")
+    names = _run(["find", ".", "-print"], cwd=staging)
+    with open(output, "wb") as initrd:
+        archive = subprocess.run(
+            ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"],
+            cwd=staging, input=names.encode(), stdout=initrd, check=False,
+        )  # fmt: skip
+    if archive.returncode:
+        raise LabError("cpio could not pack the initramfs")
+    shutil.rmtree(staging)
+
+
+def _load_order(modules: Path) -> list[str]:
+    """Return the paths of the boot modules and all they depend on, dependencies first."""
+    by_name: dict[str, str] = {}
+    depends: dict[str, list[str]] = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, _, needs = line.partition(":")
+        by_name[Path(path).stem.replace("-", "_")] = path
+        depends[path] = needs.split()
+    builtin = {Path(line).stem.replace("-", "_") for line in (modules / "modules.builtin").open()}
+    order: dict[str, None] = {}
+    for name in _BOOT_MODULES:
+        if name in builtin:
+            continue
+        if name not in by_name:
+            raise LabError(f"the kernel package has no module {name}")
+        # modules.dep lists a module's needs with the ones they need themselves behind them.
+        for path in [*reversed(depends[by_name[name]]), by_name[name]]:
+            order[path] = None
+    return list(order)
+
+
+def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a program of the build and return what it says; its last lines if it fails."""
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            output, complaint = process.communicate()
+        except BaseException:
+            # Not kill(), as subprocess.run does: mmdebstrap has mounts and a tree to clean away.
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        tail = "\n".join(complaint.strip().splitlines()[-15:])
+        raise LabError(f"{command[0]} failed with status {process.returncode}", because=tail)
+    return output
