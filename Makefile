@@ -48,7 +48,10 @@ setup: .venv/ready
 	@$(PYTHON) -m venv --system-site-packages .venv
 	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
 		| $(BIN)/pip install --quiet --disable-pip-version-check -r /dev/stdin
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "$(CURDIR)" > $$(echo .venv/lib/python3.*/site-packages)/wgtrace.pth
+	@printf '%s\n' '#!$(CURDIR)/$(BIN)/python' 'import sys' '' 'from wgtrace.cli import main' '' 'sys.exit(main())' \
+		> $(BIN)/wgtrace
+	@chmod 755 $(BIN)/wgtrace
 	@touch $@
 
 demo: setup

@@ -20,7 +20,7 @@ N = 23
 def _refused(net: Network, to: str, count: int, source: str = "") -> None:
     """Send datagrams that the kernel refuses with an error."""
     for _ in range(count):
-        with pytest.raises(OSError, match="key not available|address required"):
+        with pytest.raises(OSError, match=r"key not available|address required"):
             net.a.send_udp(to, source=source)
 
 

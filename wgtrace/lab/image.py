@@ -129,7 +129,10 @@ def _locked(name: str, say: Say) -> Iterator[None]:
         except BlockingIOError:
             say(f"waiting for another lab that is building {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough if the build forked
 
 
 def _remove_when_unused(path: Path, say: Say) -> None:

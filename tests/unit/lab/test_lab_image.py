@@ -109,7 +109,7 @@ def test_stale_image_goes_when_nobody_uses_it() -> None:
     assert there == {newest}
 
 
-def _hold_an_image(cache: str, said: multiprocessing.Queue[str]) -> None:
+def _hold_an_image(said: multiprocessing.Queue[str]) -> None:
     with image.held(_small_image("built by the other"), said.put):
         pass
 
@@ -118,7 +118,7 @@ def test_second_builder_waits_for_the_first() -> None:
     """Two labs that need the same image: one builds, the other says that it waits, then uses it."""
     context = multiprocessing.get_context("fork")
     said: multiprocessing.Queue[str] = context.Queue()
-    other = context.Process(target=_hold_an_image, args=("", said))
+    other = context.Process(target=_hold_an_image, args=(said,), daemon=True)
 
     def build(target: Path) -> None:
         other.start()

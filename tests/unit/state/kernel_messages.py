@@ -8,9 +8,23 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
 
-from wgtrace.state.netlink import attribute
-
 NESTED = 0x8000
+MULTI, DUMP_INTERRUPTED = 0x2, 0x10
+
+
+def message(kind: int, payload: bytes, flags: int = MULTI) -> bytes:
+    """`struct nlmsghdr` and what follows it."""
+    return struct.pack("=IHHII", 16 + len(payload), kind, flags, 255, 4711) + payload
+
+
+def generic(kind: int, payload: bytes, flags: int = MULTI) -> bytes:
+    """A message of a generic netlink family, command 0, version 1."""
+    return message(kind, struct.pack("=BBH", 0, 1, 0) + payload, flags)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One `struct nlattr` with its padding."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def u16(value: int) -> bytes:
@@ -77,37 +91,36 @@ def peer(
     )
 
 
-def device(private_key: bytes, public_key: bytes, peers: Iterable[bytes]) -> memoryview:
-    """The first message of a device's dump."""
-    return memoryview(
-        b"".join(
-            (
-                attribute(6, u16(51820)),
-                attribute(7, u32(0xCA6C)),
-                attribute(1, u32(7)),
-                attribute(2, b"wg0\0"),
-                attribute(3, private_key) + attribute(4, public_key) if private_key else b"",
-                nest(8, peers),
-            )
+def device(private_key: bytes, public_key: bytes, peers: Iterable[bytes]) -> bytes:
+    """Attributes of the first message of a device's dump."""
+    return b"".join(
+        (
+            attribute(6, u16(51820)),
+            attribute(7, u32(0xCA6C)),
+            attribute(1, u32(7)),
+            attribute(2, b"wg0\0"),
+            attribute(3, private_key) + attribute(4, public_key) if private_key else b"",
+            nest(8, peers),
         )
     )
 
 
-def more(peers: Iterable[bytes]) -> memoryview:
-    """A further message of it."""
-    return memoryview(nest(8, peers))
+def more(peers: Iterable[bytes]) -> bytes:
+    """Attributes of a further message of it."""
+    return nest(8, peers)
 
 
-def link(ifname: str, ifindex: int, kind: str, flags: int = 1, counters: int = 25) -> memoryview:
+def link(ifname: bytes, ifindex: int, kind: str, flags: int = 1, counters: int = 25) -> bytes:
     """An RTM_NEWLINK message; each counter is 100 and its place among them."""
-    return memoryview(
+    return message(
+        16,
         b"".join(
             (
                 struct.pack("=BBHiII", 0, 0, 65534, ifindex, flags, 0),
-                attribute(3, ifname.encode() + b"\0"),
+                attribute(3, ifname + b"\0"),
                 attribute(4, u32(1420)),
                 attribute(23, b"".join(u64(100 + place) for place in range(counters))),
                 attribute(18 | NESTED, attribute(1, kind.encode() + b"\0")) if kind else b"",
             )
-        )
+        ),
     )

@@ -1,193 +1,123 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""wgtrace.state.wireguard and links, on messages as the kernel writes them."""
+"""wgtrace.state.wireguard: which interfaces are read, and what is said where that cannot be."""
 
 from __future__ import annotations
 
-import pickle
-from base64 import b64encode
-from ipaddress import ip_address, ip_network
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-import kernel_messages as wire
 import pytest
 
 from wgtrace.errors import StateError, UnsupportedError, UsageError
-from wgtrace.events.types import Endpoint
-from wgtrace.state import wireguard
-from wgtrace.state.links import link
-from wgtrace.state.netlink import DumpInterruptedError, Netlink, attributes, consistent
+from wgtrace.state import dumps
 from wgtrace.state.netns import current
 from wgtrace.state.types import Device
-from wgtrace.state.wireguard import configured, devices
+from wgtrace.state.wireguard import devices
 
-PRIVATE, PUBLIC, PRESHARED = (
-    b"private-key-canary".ljust(32, b"!"),
-    bytes(range(32)),
-    b"preshared-canary".ljust(32, b"?"),
-)
-LINK = Device("wg0", 7, 4026531840)
-
-
-def key(number: int) -> bytes:
-    """A public key."""
-    return number.to_bytes(32, "big")
+LINKS = [
+    (Device("wg0", 7, 1), "wireguard"),
+    (Device("br0", 8, 1), "bridge"),
+    (Device("wg1", 9, 1), "tun"),
+    (Device("wg2", 10, 1), "wireguard"),
+]
 
 
-def text(public_key: bytes) -> str:
-    """A key as wg(8) prints it."""
-    return b64encode(public_key).decode()
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a host that has these links, and whose WireGuard answers like that."""
+
+    def make(links: list[tuple[Device, str]], errors: Mapping[str, int], knows: bool = True) -> None:
+        def wireguard(link: Device, _names: Mapping[str, str]) -> Device:
+            if link.ifname in errors:
+                raise OSError(errors[link.ifname], "the reason")
+            return replace(link, listen_port=51820)
+
+        monkeypatch.setattr(
+            dumps, "links", lambda _netns, kind="": [pair for pair in links if kind in ("", pair[1])]
+        )
+        monkeypatch.setattr(dumps, "wireguard", wireguard)
+        monkeypatch.setattr(dumps, "has_wireguard", lambda: knows)
+
+    return make
 
 
-def test_a_device_and_its_peers() -> None:
-    """Everything that wg(8) shows of a device comes out, IPv4 and IPv6, and peers by name."""
-    first = wire.peer(key(1), ["10.9.0.2/32", "fd00::/64"], endpoint=("203.0.113.9", 4500), handshake=(17, 5))
-    second = wire.peer(key(2), endpoint=("2001:db8::9", 51820), preshared_key=PRESHARED)
-
-    device = configured(LINK, [wire.device(PRIVATE, PUBLIC, [first, second])], {text(key(1)): "berlin"})
-
-    assert (device.public_key, device.listen_port, device.fwmark) == (text(PUBLIC), 51820, 0xCA6C)
-    berlin, other = device.peers
-    assert berlin.public_key == text(key(1))
-    assert berlin.name == "berlin"
-    assert berlin.endpoint == Endpoint(ip_address("203.0.113.9"), 4500)
-    assert berlin.allowed_ips == (ip_network("10.9.0.2/32"), ip_network("fd00::/64"))
-    assert berlin.latest_handshake_ns == 17_000_000_005
-    assert (berlin.tx_bytes, berlin.rx_bytes) == (2**40 + 7, 2**33 + 1)
-    assert (berlin.persistent_keepalive, berlin.has_preshared_key) == (25, False)
-    assert (other.name, other.allowed_ips, other.has_preshared_key) == (None, (), True)
-    assert other.endpoint == Endpoint(ip_address("2001:db8::9"), 51820)
-    assert other.latest_handshake_ns == 0
+def names_of(found: tuple[Device, ...]) -> list[str]:
+    """Names of interfaces, all of which were read."""
+    assert all(device.listen_port == 51820 for device in found)
+    return [device.ifname for device in found]
 
 
-def test_a_peer_that_goes_on_in_the_next_messages_is_one_peer() -> None:
-    """AllowedIPs that did not fit are joined in order, and peers keep theirs."""
-    many = [f"10.{n // 256}.{n % 256}.0/24" for n in range(600)]
-    messages = [
-        wire.device(PRIVATE, PUBLIC, [wire.peer(key(1), ["10.255.0.0/16"]), wire.peer(key(2), many[:200])]),
-        wire.more([wire.peer_part(key(2), many[200:400])]),
-        wire.more(
-            [wire.peer_part(key(2), many[400:]), wire.peer(key(3), ["fd00::/8"], endpoint=("1.2.3.4", 5))]
-        ),
-        *(wire.more(wire.peer(key(n)) for n in range(start, start + 50)) for start in range(4, 204, 50)),
-    ]
+def test_which_interfaces_are_read(host: Callable[..., None]) -> None:
+    """All of WireGuard's interfaces, or those that are wanted, and none of another kind."""
+    host(LINKS, {})
 
-    device = configured(LINK, messages, {})
+    assert names_of(devices(current(), {})) == ["wg0", "wg2"]
+    assert names_of(devices(current(), {}, only=["wg2"])) == ["wg2"]
 
-    assert [peer.public_key for peer in device.peers] == [text(key(n)) for n in range(1, 204)]
-    assert device.peers[1].allowed_ips == tuple(map(ip_network, many))
-    assert device.peers[1].persistent_keepalive == 25
-    assert device.peers[2].allowed_ips == (ip_network("fd00::/8"),)
+
+@pytest.mark.parametrize("gone", [19, 95], ids=["deleted", "replaced"])
+def test_one_that_goes_meanwhile_is_left_out(gone: int, host: Callable[..., None]) -> None:
+    """An interface that is deleted, or another by now, while its peers are read is not there."""
+    host(LINKS, {"wg0": gone})
+
+    assert names_of(devices(current(), {})) == ["wg2"]
+
+
+@pytest.mark.parametrize("refused", [1, 13])
+def test_not_permitted(refused: int, host: Callable[..., None]) -> None:
+    """Who may not read the peers hears that it takes root."""
+    host(LINKS, {"wg0": refused})
+
+    with pytest.raises(UnsupportedError, match="peers of wg0") as error:
+        devices(current(), {})
+    assert "root" in error.value.because
+
+
+def test_netlink_fails(host: Callable[..., None]) -> None:
+    """Another answer of the kernel is an error that says what could not be read and why."""
+    host(LINKS, {"wg2": 105})
+
+    with pytest.raises(StateError, match="cannot read WireGuard's configuration") as error:
+        devices(current(), {})
+    assert error.value.because == "the reason"
 
 
 @pytest.mark.parametrize(
-    "message", [wire.device(b"", b"", []), wire.device(bytes(32), bytes(32), [])], ids=["absent", "zero"]
+    ("name", "what"),
+    [("wg9", "there is no interface wg9"), ("br0", "kind is bridge"), ("wg1", "wireguard-go")],
 )
-def test_a_device_without_a_private_key_has_no_public_key(message: memoryview) -> None:
-    """A key that is not set is None, not a key of zeros."""
-    assert configured(LINK, [message], {}).public_key is None
-
-
-def test_no_secret_leaves(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing that is returned or printed holds a private or preshared key in any spelling."""
-    message = wire.device(PRIVATE, PUBLIC, [wire.peer(key(1), ["10.0.0.0/8"], preshared_key=PRESHARED)])
-
-    device = configured(LINK, [message], {})
-
-    everything = repr(device).encode() + pickle.dumps(device) + "".join(capsys.readouterr()).encode()
-    for secret in (PRIVATE, PRESHARED):
-        assert secret in bytes(message)
-        assert secret not in everything
-        assert b64encode(secret) not in everything
-        assert secret.hex().encode() not in everything
-        assert repr(secret)[2:-1].encode() not in everything
-
-
-def test_a_link_with_its_counters() -> None:
-    """A link's name, index, state, MTU and 64-bit counters come out by the kernel's names."""
-    device, kind = link(wire.link("wg0", 7, "wireguard"), 42)
-
-    assert (device.ifname, device.ifindex, device.netns, device.mtu, kind) == (
-        "wg0",
-        7,
-        42,
-        1420,
-        "wireguard",
-    )
-    assert device.is_up
-    assert device.counters["rx_packets"] == 100
-    assert device.counters["rx_errors"] == 104
-    assert device.counters["rx_otherhost_dropped"] == 124
-
-
-def test_a_link_of_an_older_kernel() -> None:
-    """Counters that a kernel does not have are absent, and a link may be down and of no kind."""
-    device, kind = link(wire.link("eth0", 2, "", flags=0, counters=23), 42)
-
-    assert (device.is_up, kind) == (False, "")
-    assert "tx_compressed" in device.counters
-    assert "rx_nohandler" not in device.counters
-
-
-@pytest.mark.parametrize("length", range(0, 60, 3))
-def test_a_cut_message_does_not_read_on(length: int) -> None:
-    """Attributes end where the message ends, wherever that is."""
-    message = wire.device(PRIVATE, PUBLIC, [])
-
-    whole, cut = list(attributes(message)), list(attributes(message[:length]))
-    assert cut == whole[: len(cut)]
-    assert sum(4 + len(value) for _, value in cut) <= length
-
-
-def test_an_interrupted_dump_is_asked_for_again() -> None:
-    """What changed while it was dumped is read anew, and not for ever."""
-    tries = []
-
-    def read() -> str:
-        tries.append("a try")
-        if len(tries) < 3:
-            raise DumpInterruptedError
-        return "whole"
-
-    def never() -> str:
-        raise DumpInterruptedError
-
-    assert consistent(read) == "whole"
-    with pytest.raises(StateError, match="changes faster"):
-        consistent(never)
-
-
-def test_what_is_not_wireguard_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_wireguard_is_said(name: str, what: str, host: Callable[..., None]) -> None:
     """No such interface, one of another kind, and one of WireGuard outside the kernel are told apart."""
-    links = [
-        link(wire.link(*row), 1) for row in (("wg0", 7, "wireguard"), ("br0", 8, "bridge"), ("wg1", 9, "tun"))
-    ]
-    monkeypatch.setattr(
-        wireguard, "links", lambda _route, _netns, kind="": [x for x in links if kind in ("", x[1])]
-    )
-    monkeypatch.setattr(wireguard, "_family", lambda _generic: 30)
+    host(LINKS, {})
 
-    for name, what in (
-        ("wg9", "there is no interface wg9"),
-        ("br0", "kind is bridge"),
-        ("wg1", "wireguard-go"),
-    ):
-        with pytest.raises(UsageError) as error:
-            devices(current(), {}, only=["wg0", name])
-        told = f"{error.value.what} {error.value.because} {error.value.do}"
-        assert what in told
-        assert "WireGuard interfaces here: wg0" in told
+    with pytest.raises(UsageError) as error:
+        devices(current(), {}, only=["wg0", name])
+    told = f"{error.value.what} {error.value.because} {error.value.do}"
+    assert what in told
+    assert "WireGuard interfaces here: wg0, wg2" in told
 
 
-def test_a_kernel_without_wireguard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_wireguard(host: Callable[..., None]) -> None:
     """Where the kernel does not know WireGuard, a wanted interface is missing for that reason."""
-    monkeypatch.setattr(Netlink, "family", lambda _self, _name: None)
+    host(LINKS[1:2], {}, knows=False)
 
     with pytest.raises(UnsupportedError) as error:
-        devices(current(), {}, only=["wg-none-such"])
+        devices(current(), {}, only=["wg0"])
     assert error.value.do == "modprobe wireguard"
 
 
-def test_a_namespace_without_wireguard_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_namespace_without_wireguard_interfaces(knows: bool, host: Callable[..., None]) -> None:
     """No interface is asked for and there is none: that is no error, with WireGuard or without."""
-    monkeypatch.setattr(wireguard, "links", lambda *_args, **_kwargs: [])
+    host(LINKS[1:2], {}, knows=knows)
 
     assert devices(current(), {}) == ()
+
+
+def test_pyroute2_is_imported_late() -> None:
+    """Importing the state modules does not import pyroute2, which is slow."""
+    code = "import sys, wgtrace.state.snapshot; sys.exit('pyroute2' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
