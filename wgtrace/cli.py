@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from wgtrace import __version__
 from wgtrace.errors import UsageError, WgtraceError
 from wgtrace.events.reasons import Direction, Reason
 from wgtrace.lab.commands import lab
+
+if TYPE_CHECKING:  # the commands import what they need: a help text is not to wait for it
+    from wgtrace.report import Sink
+    from wgtrace.state.types import Snapshot
 
 EXIT_FINDINGS = 1
 EXIT_INTERNAL = 4
@@ -167,7 +172,7 @@ class _View:
 
     traced: tuple[tuple[str, int], ...] | None
     described: str
-    snapshot: Callable[[], "Snapshot"]  # noqa: F821, UP037  # imported late: it is slow
+    snapshot: Callable[[], Snapshot]
 
     def public_keys(self, text: str) -> Collection[str]:
         """Public keys of the peers that `text` means: a key, its beginning, or a name.
@@ -191,7 +196,7 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
     from wgtrace.state import netns as namespaces
     from wgtrace.state import snapshot, wireguard
 
-    names = peer_names.peer_names(names_file=names_file)
+    names = peer_names.peer_names(names_file=names_file, report=_warn)
     if everywhere:
         if interfaces or netns:
             raise UsageError(
@@ -225,7 +230,7 @@ def _reason(text: str) -> Reason:
         raise UsageError(f"no reason {text!r}", f"there are: {known}") from exc
 
 
-def _sink(as_json: bool, quiet: bool) -> "Sink":  # noqa: F821, UP037  # imported late: it is slow
+def _sink(as_json: bool, quiet: bool) -> Sink:
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.jsonl import JsonLinesSink
     from wgtrace.outputs.table import TableSink
@@ -235,9 +240,13 @@ def _sink(as_json: bool, quiet: bool) -> "Sink":  # noqa: F821, UP037  # importe
     return TableSink(make_console(sys.stdout), rows=not quiet)
 
 
+def _warn(text: str) -> None:
+    click.echo(f"wgtrace: {text}", err=True)
+
+
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
-        click.echo(f"wgtrace: {text}", err=True)
+        _warn(text)
 
 
 def main() -> None:
@@ -260,7 +269,7 @@ def main() -> None:
         # The reader has what it wanted. Nothing more goes there, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as exc:  # noqa: BLE001 - the last resort: a clear message instead of a traceback
+    except Exception as exc:
         if os.environ.get("WGTRACE_DEBUG"):
             raise
         click.echo(f"error: internal error: {type(exc).__name__}: {exc}", err=True)

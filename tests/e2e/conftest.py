@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slow import SlowScenes
 from tracer import Tracer, names
 
 _NAMES = names()
@@ -37,3 +38,15 @@ def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
 def ifname() -> str:
     """A name for the WireGuard interfaces of this test."""
     return next(_NAMES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
+    """What takes minutes in the kernel begins with the session and is looked at in its end."""
+    with SlowScenes.begun() as scenes:
+        yield scenes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that wait for the slow scenes come last."""
+    items.sort(key=lambda item: item.path.name == "test_slow.py")

@@ -48,7 +48,8 @@ def mac1(message: bytes, receiver_public: bytes) -> bytes:
 
 
 def _seal(key: bytes, counter: int, plain: bytes, data: bytes = b"") -> bytes:
-    return ChaCha20Poly1305(key).encrypt(bytes(4) + struct.pack("<Q", counter), plain, data)
+    sealed: bytes = ChaCha20Poly1305(key).encrypt(bytes(4) + struct.pack("<Q", counter), plain, data)
+    return sealed
 
 
 def tai64n(unix_seconds: float) -> bytes:
@@ -84,7 +85,8 @@ class Impostor:
 
     @property
     def _static_public(self) -> bytes:
-        return self._static.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        raw: bytes = self._static.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return raw
 
     def initiation(self, sent_at: float | None = None) -> bytes:
         """A handshake initiation.
@@ -93,7 +95,7 @@ class Impostor:
             sent_at: Unix time that it says; None: now.
         """
         self._ephemeral = X25519PrivateKey.generate()
-        ephemeral = self._ephemeral.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        ephemeral: bytes = self._ephemeral.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         responder = X25519PublicKey.from_public_bytes(self._responder)
         chain = _hash(CONSTRUCTION)
         digest = _hash(_hash(chain, IDENTIFIER), self._responder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from wgtrace.state.types import Device
 
@@ -29,7 +29,7 @@ def utc(unix_ns: int, digits: int = 3) -> str:
     """A time as `2026-11-22 12:04:11.203`, in UTC, cut after `digits` of a second."""
     seconds, ns = divmod(unix_ns, 1_000_000_000)
     try:
-        text = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):  # a peer may send any 64-bit time
         return f"{seconds} s since 1970"
     return f"{text}.{ns:09d}"[: len(text) + 1 + digits] if digits else text

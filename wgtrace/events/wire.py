@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-
-from ctypes import c_int32 as S32
-from ctypes import c_uint8 as U8
-from ctypes import c_uint16 as U16
-from ctypes import c_uint32 as U32
-from ctypes import c_uint64 as U64
+from ctypes import c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 
 MAX_SITES = 40
 REASONS = 96
@@ -61,55 +56,55 @@ class EventHeader(ctypes.Structure):
     cpu: int
     kind: int
     len: int
-    _fields_ = [("ts_ns", U64), ("cpu", U32), ("kind", U16), ("len", U16)]
+    _fields_ = [("ts_ns", c_uint64), ("cpu", c_uint32), ("kind", c_uint16), ("len", c_uint16)]
 
 
 class FlowWire(ctypes.Structure):
     """`struct wgt_flow`."""
 
-    saddr: ctypes.Array[U8]
-    daddr: ctypes.Array[U8]
+    saddr: ctypes.Array[c_uint8]
+    daddr: ctypes.Array[c_uint8]
     sport: int
     dport: int
     len: int
     family: int
     proto: int
     _fields_ = [
-        ("saddr", U8 * 16),
-        ("daddr", U8 * 16),
-        ("sport", U16),
-        ("dport", U16),
-        ("len", U32),
-        ("family", U8),
-        ("proto", U8),
-        ("pad", U8 * 6),
+        ("saddr", c_uint8 * 16),
+        ("daddr", c_uint8 * 16),
+        ("sport", c_uint16),
+        ("dport", c_uint16),
+        ("len", c_uint32),
+        ("family", c_uint8),
+        ("proto", c_uint8),
+        ("pad", c_uint8 * 6),
     ]
 
 
 class DeviceWire(ctypes.Structure):
     """`struct wgt_device`."""
 
-    ifname: ctypes.Array[U8]
+    ifname: ctypes.Array[c_uint8]
     netns: int
     ifindex: int
-    _fields_ = [("ifname", U8 * 16), ("netns", U32), ("ifindex", U32)]
+    _fields_ = [("ifname", c_uint8 * 16), ("netns", c_uint32), ("ifindex", c_uint32)]
 
 
 class PeerWire(ctypes.Structure):
     """`struct wgt_peer`."""
 
-    public_key: ctypes.Array[U8]
-    endpoint_addr: ctypes.Array[U8]
+    public_key: ctypes.Array[c_uint8]
+    endpoint_addr: ctypes.Array[c_uint8]
     endpoint_port: int
     endpoint_family: int
     known: int
     _fields_ = [
-        ("public_key", U8 * 32),
-        ("endpoint_addr", U8 * 16),
-        ("endpoint_port", U16),
-        ("endpoint_family", U8),
-        ("known", U8),
-        ("pad", U8 * 4),
+        ("public_key", c_uint8 * 32),
+        ("endpoint_addr", c_uint8 * 16),
+        ("endpoint_port", c_uint16),
+        ("endpoint_family", c_uint8),
+        ("known", c_uint8),
+        ("pad", c_uint8 * 4),
     ]
 
 
@@ -133,10 +128,10 @@ class DropEventWire(ctypes.Structure):
     reason: int
     sub_reason: int
     message_type: int
-    other_key: ctypes.Array[U8]
-    timestamp: ctypes.Array[U8]
-    latest_timestamp: ctypes.Array[U8]
-    payload: ctypes.Array[U8]
+    other_key: ctypes.Array[c_uint8]
+    timestamp: ctypes.Array[c_uint8]
+    latest_timestamp: ctypes.Array[c_uint8]
+    payload: ctypes.Array[c_uint8]
     payload_len: int
     _fields_ = [
         ("hdr", EventHeader),
@@ -144,24 +139,24 @@ class DropEventWire(ctypes.Structure):
         ("peer", PeerWire),
         ("inner", FlowWire),
         ("outer", FlowWire),
-        ("location", U64),
-        ("nonce", U64),
-        ("max_nonce", U64),
-        ("session_age_ns", U64),
-        ("kernel_reason", U32),
-        ("receiver_index", U32),
-        ("sender_index", U32),
-        ("queue_len", U32),
-        ("err", S32),
-        ("reason", U16),
-        ("sub_reason", U8),
-        ("message_type", U8),
-        ("other_key", U8 * 32),
-        ("timestamp", U8 * 12),
-        ("latest_timestamp", U8 * 12),
-        ("payload", U8 * 16),
-        ("payload_len", U32),
-        ("pad", U32),
+        ("location", c_uint64),
+        ("nonce", c_uint64),
+        ("max_nonce", c_uint64),
+        ("session_age_ns", c_uint64),
+        ("kernel_reason", c_uint32),
+        ("receiver_index", c_uint32),
+        ("sender_index", c_uint32),
+        ("queue_len", c_uint32),
+        ("err", c_int32),
+        ("reason", c_uint16),
+        ("sub_reason", c_uint8),
+        ("message_type", c_uint8),
+        ("other_key", c_uint8 * 32),
+        ("timestamp", c_uint8 * 12),
+        ("latest_timestamp", c_uint8 * 12),
+        ("payload", c_uint8 * 16),
+        ("payload_len", c_uint32),
+        ("pad", c_uint32),
     ]
 
 
@@ -179,11 +174,11 @@ class HandshakeEventWire(ctypes.Structure):
         ("hdr", EventHeader),
         ("device", DeviceWire),
         ("peer", PeerWire),
-        ("sender_index", U32),
-        ("receiver_index", U32),
-        ("attempt", U32),
-        ("code", U16),
-        ("pad", U16),
+        ("sender_index", c_uint32),
+        ("receiver_index", c_uint32),
+        ("attempt", c_uint32),
+        ("code", c_uint16),
+        ("pad", c_uint16),
     ]
 
 
@@ -192,29 +187,29 @@ class ConfigEventWire(ctypes.Structure):
 
     hdr: EventHeader
     pid: int
-    comm: ctypes.Array[U8]
-    _fields_ = [("hdr", EventHeader), ("pid", U32), ("pad", U32), ("comm", U8 * 16)]
+    comm: ctypes.Array[c_uint8]
+    _fields_ = [("hdr", EventHeader), ("pid", c_uint32), ("pad", c_uint32), ("comm", c_uint8 * 16)]
 
 
 class TotalKeyWire(ctypes.Structure):
     """`struct wgt_total_key`."""
 
-    ifname: ctypes.Array[U8]
+    ifname: ctypes.Array[c_uint8]
     netns: int
     kind: int
     code: int
     sub_reason: int
     peer_known: int
-    public_key: ctypes.Array[U8]
+    public_key: ctypes.Array[c_uint8]
     _fields_ = [
-        ("ifname", U8 * 16),
-        ("netns", U32),
-        ("kind", U16),
-        ("code", U16),
-        ("sub_reason", U8),
-        ("peer_known", U8),
-        ("pad", U8 * 6),
-        ("public_key", U8 * 32),
+        ("ifname", c_uint8 * 16),
+        ("netns", c_uint32),
+        ("kind", c_uint16),
+        ("code", c_uint16),
+        ("sub_reason", c_uint8),
+        ("peer_known", c_uint8),
+        ("pad", c_uint8 * 6),
+        ("public_key", c_uint8 * 32),
     ]
 
 
@@ -225,7 +220,7 @@ class StreamWire(ctypes.Structure):
     shown: int
     limited: int
     total: int
-    _fields_ = [("second", U64), ("shown", U64), ("limited", U64), ("total", U64)]
+    _fields_ = [("second", c_uint64), ("shown", c_uint64), ("limited", c_uint64), ("total", c_uint64)]
 
 
 class ConfigWire(ctypes.Structure):
@@ -233,15 +228,15 @@ class ConfigWire(ctypes.Structure):
 
     all: int
     events_per_second: int
-    _fields_ = [("all", U32), ("events_per_second", U32)]
+    _fields_ = [("all", c_uint32), ("events_per_second", c_uint32)]
 
 
 class TracedKeyWire(ctypes.Structure):
     """`struct wgt_traced_key`."""
 
-    ifname: ctypes.Array[U8]
+    ifname: ctypes.Array[c_uint8]
     netns: int
-    _fields_ = [("ifname", U8 * 16), ("netns", U32), ("pad", U32)]
+    _fields_ = [("ifname", c_uint8 * 16), ("netns", c_uint32), ("pad", c_uint32)]
 
 
 class SiteRangeWire(ctypes.Structure):
@@ -250,7 +245,7 @@ class SiteRangeWire(ctypes.Structure):
     start: int
     end: int
     site: int
-    _fields_ = [("start", U64), ("end", U64), ("site", U64)]
+    _fields_ = [("start", c_uint64), ("end", c_uint64), ("site", c_uint64)]
 
 
 class SitesWire(ctypes.Structure):
@@ -259,4 +254,4 @@ class SitesWire(ctypes.Structure):
     start: int
     end: int
     range: ctypes.Array[SiteRangeWire]
-    _fields_ = [("start", U64), ("end", U64), ("range", SiteRangeWire * MAX_SITES)]
+    _fields_ = [("start", c_uint64), ("end", c_uint64), ("range", SiteRangeWire * MAX_SITES)]

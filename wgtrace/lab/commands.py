@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def lab() -> None:
     """Boot a virtual machine with a Debian kernel and this wgtrace in it.
 
     \b
+    wgtrace lab demo
     wgtrace lab run -- wgtrace probes
     wgtrace lab run --kernel 6.1 -- uname -r
     wgtrace lab shell --kernel latest
@@ -83,6 +85,15 @@ def run(
 def shell(kernel: str, mounts: tuple[Path, ...], append: str) -> None:
     """Give a prompt in a fresh guest; `exit` ends it."""
     sys.exit(_run(vm.Job(kernel, mounts=mounts, append=append), rebuild=False))
+
+
+@lab.command()
+@_kernel_option
+def demo(kernel: str) -> None:
+    """Break a real tunnel in several ways and watch `wgtrace drops wg0` name each cause."""
+    columns = shutil.get_terminal_size((100, 24)).columns
+    command = ("env", f"COLUMNS={columns}", "python3", "-m", "wgtrace.lab.demo")
+    sys.exit(_run(vm.Job(kernel, command, timeout=900), rebuild=False))
 
 
 @lab.command()

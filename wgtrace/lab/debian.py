@@ -13,9 +13,8 @@ import os
 import shutil
 import subprocess
 import tarfile
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 from wgtrace.errors import LabError
 from wgtrace.lab.image import Image, as_root, scratch_dir, squashed

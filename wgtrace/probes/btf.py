@@ -25,6 +25,7 @@ _Entry = TypeVar("_Entry", bound=ctypes.Structure)
 _RECORDS = (Kind.STRUCT, Kind.UNION)
 _ENUMS = (Kind.ENUM, Kind.ENUM64)
 _DEFINABLE = (*_RECORDS, *_ENUMS, Kind.TYPEDEF)
+_PADDING = re.compile(r"^(\t+)long: 64;\n((?:\1long: 64;\n)*)", re.MULTILINE)
 _UNNAMED = re.compile(r"^(\t+)((?:struct|union) \w+);$", re.MULTILINE)
 _DEFINITION = re.compile(r"^((?:struct|union) \w+) \{\n(.*?)^\}([^\n]*);$", re.MULTILINE | re.DOTALL)
 
@@ -249,4 +250,10 @@ def _standard_c(definitions: str) -> str:
         members, attributes = bodies.get(tag, ("", ""))  # an empty struct stands in one line
         return f"{indent}{tag.split()[0]} {{\n{_UNNAMED.sub(write_out, members)}{indent}}}{attributes};"
 
-    return _UNNAMED.sub(write_out, definitions)
+    # Clang 14 gives a struct with such padding one layout for offsetof() and another,
+    # with the padding twice, for the code that it makes.
+    def spell_out(padding: re.Match[str]) -> str:
+        words = 1 + padding[2].count(";")
+        return f"{padding[1]}char __padding_{padding.start()}[{8 * words}];\n"
+
+    return _PADDING.sub(spell_out, _UNNAMED.sub(write_out, definitions))

@@ -12,13 +12,14 @@ from wgtrace.probes.types import Point, Probe
 
 WIREGUARD = "wireguard"
 
+_OUT = tuple(r for r in Reason if r.direction is Direction.TX)
+_IN = tuple(r for r in Reason if r.direction is Direction.RX)
+_NOT_QUEUED = (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
 _PURGED = ("staged_purged_giveup", "staged_purged_ifdown", "staged_purged_peer_removed")
 _RECEIVED_HANDSHAKES = tuple(
     r.id
     for r in Reason
-    if r.direction is Direction.HANDSHAKE
-    and r not in (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
-    and not r.id.startswith("cookie_")
+    if r.direction is Direction.HANDSHAKE and r not in _NOT_QUEUED and not r.id.startswith("cookie_")
 )
 _INITIATIONS_REFUSED = tuple(
     r for r in _RECEIVED_HANDSHAKES if r.startswith(("init_", "unknown_", "handshake_"))
@@ -59,8 +60,10 @@ CATALOGUE: tuple[Probe, ...] = (
         Point.TRACEPOINT,
         "handle_kfree_skb",
         ("struct sk_buff *skb", "u64 location", "u32 reason"),
-        tuple(r.id for r in Reason if r.direction is Direction.TX and r is not Reason.STAGED_QUEUE_OVERFLOW)
-        + ("sock_user_data_null",),
+        (
+            *(r.id for r in _OUT if r is not Reason.STAGED_QUEUE_OVERFLOW),
+            Reason.SOCK_USER_DATA_NULL.id,
+        ),
         "packets that WireGuard drops on the way out",
         "packets refused or lost on the way out",
     ),
@@ -71,8 +74,11 @@ CATALOGUE: tuple[Probe, ...] = (
         Point.TRACEPOINT,
         "handle_consume_skb",
         ("struct sk_buff *skb", "u64 location"),
-        ("staged_queue_overflow", "rng_not_ready", "handshake_queue_contended", "handshake_queue_full")
-        + tuple(r.id for r in Reason if r.direction is Direction.RX and r is not Reason.SOCK_USER_DATA_NULL),
+        (
+            Reason.STAGED_QUEUE_OVERFLOW.id,
+            *(r.id for r in _NOT_QUEUED),
+            *(r.id for r in _IN if r is not Reason.SOCK_USER_DATA_NULL),
+        ),
         "packets that WireGuard drops silently: all of receive, and the staged queue's overflow",
         "every drop on receive, and overflow while a handshake is waited for",
     ),
