@@ -7,11 +7,10 @@
 
 #define NSEC_PER_SEC 1000000000ULL
 
-/* A field of a kernel object, read safely whatever the pointer. */
+/* A field of a kernel object, read safely whatever the pointer: 0 if it cannot be. */
 #define READ(field)                                                                                          \
 	({                                                                                                   \
 		typeof(field) value__;                                                                       \
-		__builtin_memset(&value__, 0, sizeof(value__));                                              \
 		bpf_probe_read_kernel(&value__, sizeof(value__), &(field));                                  \
 		value__;                                                                                     \
 	})

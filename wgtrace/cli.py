@@ -28,7 +28,20 @@ EXIT_INTERNAL = 4
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=_HELP)
+class _Quiet(click.Group):
+    """A group of commands that end quietly when their reader goes away."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; click itself would make a closed pipe exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader has what it wanted. Nothing more goes there, also not at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
+
+@click.group(cls=_Quiet, context_settings=_HELP)
 @click.version_option(__version__, prog_name="wgtrace")
 def cli() -> None:
     """Why WireGuard on this host drops a packet, and what to change.
@@ -265,10 +278,6 @@ def main() -> None:
         for line in filter(None, (exc.because, exc.do)):
             click.echo(f"  {line}", err=True)
         sys.exit(exc.exit_code)
-    except BrokenPipeError:
-        # The reader has what it wanted. Nothing more goes there, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as exc:
         if os.environ.get("WGTRACE_DEBUG"):
             raise

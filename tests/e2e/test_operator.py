@@ -124,15 +124,9 @@ def test_probes(net: Network) -> None:
     done = subprocess.run(["wgtrace", "probes", "--json"], capture_output=True, text=True, check=True)
     (line,) = done.stdout.splitlines()
     probes = json.loads(line)["probes"]
-    assert probes["missing"] == []
-    assert len(probes["attached"]) >= 25
-    assert {p["mechanism"] for p in probes["attached"]} <= {
-        "fentry",
-        "fexit",
-        "kprobe",
-        "kretprobe",
-        "raw_tracepoint",
-    }
+    assert len(probes) >= 25
+    known = {"fentry", "fexit", "kprobe", "kretprobe", "raw_tracepoint"}
+    assert {probe["mechanism"] for probe in probes} <= known
 
 
 @pytest.mark.parametrize(

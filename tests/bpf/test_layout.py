@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The event ABI as clang lays it out for BPF, read back through the leaf of a map, against the mirror."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from programs import Kernel, compiled
+
+from wgtrace.events import wire
+from wgtrace.loader import source
+
+pytestmark = pytest.mark.bpf
+
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "wgt_event_header": wire.EventHeader,
+    "wgt_flow": wire.FlowWire,
+    "wgt_device": wire.DeviceWire,
+    "wgt_peer": wire.PeerWire,
+    "wgt_drop_event": wire.DropEventWire,
+    "wgt_handshake_event": wire.HandshakeEventWire,
+    "wgt_config_event": wire.ConfigEventWire,
+    "wgt_total_key": wire.TotalKeyWire,
+    "wgt_stream": wire.StreamWire,
+    "wgt_config": wire.ConfigWire,
+    "wgt_traced_key": wire.TracedKeyWire,
+    "wgt_site_range": wire.SiteRangeWire,
+    "wgt_sites": wire.SitesWire,
+}
+
+
+def layout(kind: Any, at: int = 0, name: str = "") -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every number in a ctypes type, however deep."""
+    if hasattr(kind, "_fields_"):
+        for field, inner, *_bits in kind._fields_:
+            yield from layout(inner, at + getattr(kind, field).offset, f"{name}.{field}")
+    elif hasattr(kind, "_length_"):
+        for number in range(kind._length_):
+            yield from layout(kind._type_, at + number * ctypes.sizeof(kind._type_), f"{name}[{number}]")
+    else:
+        yield name, at, ctypes.sizeof(kind)
+
+
+@pytest.mark.usefixtures("bcc")
+def test_clang_lays_every_struct_out_as_the_mirror(kernel: Kernel) -> None:
+    """Every field of every struct of events.h is where the mirror has it, for the BPF target too."""
+    maps = "".join(f"BPF_ARRAY({name}s, struct {name}, 1);\n" for name in STRUCTS)
+    text = source.joined([]).split('#line 1 "bpf/common.bpf.h"')[0] + maps
+
+    with compiled(text, kernel.wireguard.c_definitions(["pt_regs"])) as bpf:
+        clangs = {name: bpf[f"{name}s".encode()].Leaf for name in STRUCTS}
+
+    for name, mirror in STRUCTS.items():
+        assert list(layout(clangs[name])) == list(layout(mirror)), name
+        assert ctypes.sizeof(clangs[name]) == ctypes.sizeof(mirror), name

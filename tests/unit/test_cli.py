@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line from outside: what it prints, and with which exit status it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+from wgtrace import __version__, cli
+from wgtrace.errors import UnsupportedError
+from wgtrace.events.reasons import Reason
+from wgtrace.state import dumps
+
+# All that a command imports late: a user who is not root may not be able to read it here.
+AS_NOBODY: Final = """\
+import os, sys
+from wgtrace import cli, pipeline
+from wgtrace.loader import bcc_loader
+from wgtrace.state import dumps, names, netns, snapshot, wireguard
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+cli.main()
+"""
+
+
+def wgtrace(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    env = {**os.environ, "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "wgtrace", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+
+
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user who may do nothing."""
+    command = [sys.executable, "-c", AS_NOBODY, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The command in this process: its exit status."""
+    monkeypatch.setattr(sys, "argv", ["wgtrace", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def without_wireguard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that knows no WireGuard, and has no interface of its kind."""
+    monkeypatch.setattr(dumps, "links", lambda netns, kind="": [])
+    monkeypatch.setattr(dumps, "has_wireguard", lambda: False)
+
+
+@pytest.fixture
+def with_wireguard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that knows WireGuard, where no interface was made yet."""
+    monkeypatch.setattr(dumps, "links", lambda netns, kind="": [])
+    monkeypatch.setattr(dumps, "has_wireguard", lambda: True)
+
+
+def test_help_names_every_command_and_fits_a_screen() -> None:
+    """`wgtrace --help` has a line for each command, in no more than 24 lines."""
+    done = wgtrace("--help")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) <= 24
+    for command in ("drops", "probes", "lab"):
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param((), marks=pytest.mark.xfail(reason="the examples are 101 columns wide")),
+        ("drops",),
+        ("probes",),
+    ],
+)
+def test_help_is_not_wider_than_a_screen(arguments: Sequence[str]) -> None:
+    """No line of help is longer than the 80 columns of the smallest screen."""
+    done = wgtrace(*arguments, "--help")
+
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("command", ["drops", "probes", "lab"])
+def test_each_command_explains_itself(command: str) -> None:
+    """Every command has help, also by -h."""
+    assert wgtrace(command, "-h").stdout == wgtrace(command, "--help").stdout != ""
+
+
+def test_help_of_drops_has_examples_and_exit_status() -> None:
+    """The help of `drops` shows how to use it and what its exit status means."""
+    text = wgtrace("drops", "--help").stdout
+
+    assert text.count("  wgtrace drops") >= 3
+    assert "Exit status: 0 ran; 1 findings" in text
+
+
+def test_version() -> None:
+    """`wgtrace --version` says the package's version."""
+    done = wgtrace("--version")
+
+    assert (done.returncode, done.stdout) == (0, f"wgtrace, version {__version__}\n")
+
+
+def test_an_unknown_reason_names_those_alike() -> None:
+    """A reason that does not exist ends with 2, and says which are alike; nothing goes to stdout."""
+    done = wgtrace("drops", "--reason", "staged")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no reason 'staged'\n")
+    for reason in Reason:
+        assert (reason.id in done.stderr) == reason.id.startswith("staged")
+
+
+def test_a_reason_like_none_names_all() -> None:
+    """A reason like no other has them all listed."""
+    done = wgtrace("drops", "--reason", "no-such-thing")
+
+    assert done.returncode == 2
+    assert all(reason.id in done.stderr for reason in Reason)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("drops", "--all", "wg0"),
+        ("drops", "--all", "--netns", "blue"),
+        ("drops", "--netns", "no-such-namespace"),
+        ("drops", "--netns", "/etc/passwd"),
+        ("drops", "--direction", "sideways"),
+        ("drops", "--duration", "-1"),
+        ("drops", "--count", "0"),
+        ("drops", "--names", "/no/such/file"),
+        ("drops", "--no-such-option"),
+        ("no-such-command",),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: Sequence[str]) -> None:
+    """What cannot be meant is said on stderr alone, with status 2, and without a traceback."""
+    done = wgtrace(*arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "rror: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("drops", "--all"), ("probes",), ("probes", "--json")])
+def test_without_root_it_ends_with_3(arguments: Sequence[str]) -> None:
+    """A user who is not root is told so, and how to do it."""
+    done = as_nobody(*arguments)
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith("error: wgtrace needs root\n  it loads BPF programs\n  sudo wgtrace ...\n")
+
+
+@pytest.mark.usefixtures("without_wireguard")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("wg0",),
+        pytest.param(
+            (), marks=pytest.mark.xfail(reason="exit 2: says that no interface is here, no modprobe")
+        ),
+    ],
+)
+def test_a_kernel_without_wireguard_ends_with_3(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the kernel has no WireGuard, the command that loads it is named."""
+    status = here(monkeypatch, "drops", *arguments)
+
+    said = capsys.readouterr()
+    assert (status, said.out) == (3, "")
+    assert said.err.startswith("error: this kernel has no WireGuard\n")
+    assert said.err.endswith("\n  modprobe wireguard\n")
+
+
+@pytest.mark.usefixtures("with_wireguard")
+def test_no_interface_at_all_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no interface was made yet, it is said how to make one or to look elsewhere."""
+    status = here(monkeypatch, "drops")
+
+    assert status == 2
+    assert "wg-quick up NAME, or --netns NAME, or --all" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("with_wireguard")
+def test_an_interface_that_is_not_there_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interface that does not exist is named."""
+    status = here(monkeypatch, "drops", "wg77")
+
+    assert status == 2
+    assert capsys.readouterr().err.startswith("error: there is no interface wg77\n")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UnsupportedError("what", "because", "do this"), 3, "error: what\n  because\n  do this\n"),
+        (UnsupportedError("what"), 3, "error: what\n"),
+        (
+            ZeroDivisionError("by 0"),
+            4,
+            "error: internal error: ZeroDivisionError: by 0\n"
+            "  this is a bug of wgtrace; WGTRACE_DEBUG=1 shows where\n",
+        ),
+    ],
+)
+def test_errors_have_three_parts_and_a_status(
+    error: Exception,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An error says what, why and what to do, each if there is one; a bug says that it is one."""
+    monkeypatch.delenv("WGTRACE_DEBUG", raising=False)
+    monkeypatch.setattr(dumps, "links", lambda netns, kind="": _raise(error))
+
+    assert here(monkeypatch, "drops", "wg0") == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_bug_shows_where_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With WGTRACE_DEBUG an internal error is the traceback itself."""
+    monkeypatch.setenv("WGTRACE_DEBUG", "1")
+    monkeypatch.setattr(dumps, "links", lambda netns, kind="": _raise(ZeroDivisionError("by 0")))
+    monkeypatch.setattr(sys, "argv", ["wgtrace", "drops", "wg0"])
+
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_a_reader_that_closes_the_pipe_ends_it_quietly() -> None:
+    """A closed pipe is no error: nothing is said, and the status is 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        # The help of a command; a table is written by the same process in the same way.
+        command = [sys.executable, "-m", "wgtrace", "drops", "--help"]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_start_is_quick() -> None:
+    """What is slow to import is imported only by the command that needs it."""
+    script = "import sys; from wgtrace import cli; print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert {"bcc", "pyroute2", "rich", "wgtrace.pipeline"}.isdisjoint(done.stdout.split())
