@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wgtrace import __version__
-from wgtrace.errors import UsageError, WgtraceError
+from wgtrace.errors import UnsupportedError, UsageError, WgtraceError
 from wgtrace.events.reasons import Direction, Reason
 from wgtrace.lab.commands import lab
 
@@ -47,9 +47,9 @@ def cli() -> None:
     """Why WireGuard on this host drops a packet, and what to change.
 
     \b
-    sudo wgtrace drops wg0      each dropped packet: peer, flow, reason; at the end the cause and the fix
-    sudo wgtrace probes         what can be seen on this kernel, and what cannot
-    wgtrace lab demo            see it work in a virtual machine
+    sudo wgtrace drops wg0   each dropped packet, then the causes and fixes
+    sudo wgtrace probes      what can be seen on this kernel
+    wgtrace lab demo         see it work in a virtual machine
     """
 
 
@@ -67,7 +67,13 @@ def cli() -> None:
     type=click.Choice([d.value for d in Direction]),
     help="Only packets going out (tx), coming in (rx), or handshake messages received.",
 )
-@click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Only drops for this reason.")
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    metavar="REASON",
+    help="Only drops for this reason; findings are told all the same.",
+)
 @click.option("--duration", type=click.FloatRange(min=0), metavar="SECONDS", help="End after this time.")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N drops shown.")
 @click.option(
@@ -123,6 +129,7 @@ def drops(
     from wgtrace.state.clock import clock_offset_ns
 
     wanted_reasons = frozenset(_reason(text) for text in reasons)
+    _need_root()
     view = _view(interfaces, netns, everywhere, names)
     wanted = Filter(
         frozenset(key for text in peers for key in view.public_keys(text)),
@@ -159,6 +166,7 @@ def probes(as_json: bool) -> None:
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.probes import print_probes, probes_json
 
+    _need_root()
     _progress("attaching each probe for a moment ...")
     tracer = Tracer(Settings(traced=()))
     try:
@@ -215,12 +223,14 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
             raise UsageError(
                 "--all takes every interface in every namespace", "", "leave out IFACE and --netns"
             )
+        wireguard.need_wireguard()
         return _View(
             None, "every WireGuard interface", lambda: snapshot.take(namespaces.all_namespaces(), names)
         )
     namespace = namespaces.by_name_or_path(netns) if netns else namespaces.current()
     found = wireguard.devices(namespace, names, interfaces or None)
     if not found:
+        wireguard.need_wireguard()
         raise UsageError(
             "there is no WireGuard interface here",
             f"none in network namespace {namespace.name or namespace.inode}",
@@ -232,6 +242,11 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
         ", ".join(device.ifname for device in found),
         lambda: snapshot.take((namespace,), names, only),
     )
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise UnsupportedError("wgtrace needs root", "it loads BPF programs", "sudo wgtrace ...")
 
 
 def _reason(text: str) -> Reason:

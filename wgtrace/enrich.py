@@ -133,9 +133,9 @@ def _expired(event: DropEvent, device: Device | None) -> str | None:
 
 def _replay(event: DropEvent, device: Device | None) -> str | None:
     if event.sub_reason is SubReason.DUPLICATE:
-        return f"counter {event.nonce} seen before (highest {event.max_nonce})"
+        return f"counter {event.nonce} seen before (highest {event.max_nonce - 1})"
     if event.sub_reason is SubReason.TOO_OLD:
-        return f"counter {event.nonce} too old (highest {event.max_nonce})"
+        return f"counter {event.nonce} too old (highest {event.max_nonce - 1})"
     if event.sub_reason is SubReason.EXHAUSTED:
         return f"counter {event.nonce} is past the last one that a session may use"
     return None

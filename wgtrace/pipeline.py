@@ -22,7 +22,7 @@ from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTot
 from wgtrace.events.wire import Loss
 from wgtrace.loader.bcc_loader import Tracer, bcc_version, kernel_release
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
-from wgtrace.state.types import Snapshot
+from wgtrace.state.types import Device, Snapshot
 
 COUNTERS = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
 POLL_S = 0.2
@@ -82,6 +82,24 @@ class Signals:
         self.interim = True
 
 
+@dataclass(slots=True)
+class _Counters:
+    """An interface's counters: `base` when the run began, and what a former one of its name moved."""
+
+    ifindex: int
+    base: dict[str, int]
+    now: dict[str, int]
+    before: dict[str, int]
+
+    def moved(self, counter: str) -> int:
+        """How far it moved since the run began."""
+        return self.before.get(counter, 0) + self.now[counter] - self.base[counter]
+
+    def now_and_before(self) -> dict[str, int]:
+        """What has moved until now, to be carried over."""
+        return {counter: self.moved(counter) for counter in self.now}
+
+
 class DropsRun:
     """One run of `wgtrace drops`.
 
@@ -111,9 +129,9 @@ class DropsRun:
         self._shown = 0
         self._unknown_devices: set[tuple[str, int]] = set()
         self._names: dict[str, str] = {}
-        self._counted: dict[tuple[str, int, str], int] = {}
+        self._counters: dict[tuple[str, int], _Counters] = {}
         self._started = time.monotonic()
-        self._use(take_snapshot())
+        self._use(take_snapshot(), first=True)
         self._explained_before = self._explained(self._totals()[0])
 
     def start(self) -> None:
@@ -190,14 +208,23 @@ class DropsRun:
         self._unknown_devices.add((ifname, netns))
         return True
 
-    def _use(self, snapshot: Snapshot) -> None:
+    def _use(self, snapshot: Snapshot, *, first: bool = False) -> None:
         self._snapshot = snapshot
         self._evidence.set_snapshot(snapshot)
         for device in snapshot.devices:
             self._names.update({p.public_key: p.name for p in device.peers if p.name})
-            for counter in COUNTERS:
-                key = (device.ifname, device.netns, counter)
-                self._counted.setdefault(key, device.counters.get(counter, 0))
+            self._count(device, is_first=first)
+
+    def _count(self, device: Device, *, is_first: bool) -> None:
+        """Follow an interface's counters; one that is made anew starts them at 0."""
+        now = {counter: device.counters.get(counter, 0) for counter in COUNTERS}
+        known = self._counters.get((device.ifname, device.netns))
+        if known is None or known.ifindex != device.ifindex:
+            before = known.now_and_before() if known else {}
+            base = now if is_first else dict.fromkeys(COUNTERS, 0)
+            known = _Counters(device.ifindex, base, now, before)
+            self._counters[device.ifname, device.netns] = known
+        known.now = now
 
     # -- totals --------------------------------------------------------------
 
@@ -205,7 +232,11 @@ class DropsRun:
         drops: list[DropTotal] = []
         handshakes: list[HandshakeTotal] = []
         for key, count in self._tracer.totals():
-            total = decode.total(key, count)
+            try:
+                total = decode.total(key, count)
+            except UndecodableRecordError:
+                self._undecodable += 1
+                continue
             if isinstance(total, HandshakeTotal):
                 handshakes.append(total)
             else:
@@ -225,10 +256,10 @@ class DropsRun:
         """Hold the interface counters against the totals."""
         explained = self._explained(drops)
         lines = []
-        for device in self._snapshot.devices:
+        for (ifname, netns), counters in self._counters.items():
             for counter in COUNTERS:
-                key = (device.ifname, device.netns, counter)
-                moved = device.counters.get(counter, 0) - self._counted.get(key, 0)
+                key = (ifname, netns, counter)
+                moved = counters.moved(counter)
                 count = explained.get(key, 0) - self._explained_before.get(key, 0)
                 if moved or count:
                     lines.append(CounterLine(*key, moved, count))
@@ -265,8 +296,13 @@ class DropsRun:
         return (*said, *self._snapshot.unreadable)
 
     def _summarise(self, *, interim: bool) -> tuple[Finding, ...]:
-        self._use(self._take_snapshot())
         all_drops, handshakes = self._totals()
+        for _attempt in range(3):  # totals and counters of one moment, if the traffic lets us
+            before = all_drops
+            self._use(self._take_snapshot())
+            all_drops, handshakes = self._totals()
+            if all_drops == before:
+                break
         counters = self._reconcile(all_drops)
         drops = tuple(t for t in all_drops if self._wanted.passes(t.reason, t.public_key))
         self._evidence.set_totals(all_drops, handshakes)

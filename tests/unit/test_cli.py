@@ -79,7 +79,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param((), marks=pytest.mark.xfail(reason="the examples are 101 columns wide")),
+        (),
         ("drops",),
         ("probes",),
     ],
@@ -168,9 +168,7 @@ def test_without_root_it_ends_with_3(arguments: Sequence[str]) -> None:
     "arguments",
     [
         ("wg0",),
-        pytest.param(
-            (), marks=pytest.mark.xfail(reason="exit 2: says that no interface is here, no modprobe")
-        ),
+        (),
     ],
 )
 def test_a_kernel_without_wireguard_ends_with_3(

@@ -62,13 +62,13 @@ WHY: list[tuple[Reason, str | None, dict[str, Any], str]] = [
         Reason.REPLAY_OR_OLD_COUNTER,
         BERLIN,
         {"sub_reason": DUPLICATE, "nonce": 17, "max_nonce": 23},
-        "counter 17 seen before (highest 23)",
+        "counter 17 seen before (highest 22)",
     ),
     (
         Reason.REPLAY_OR_OLD_COUNTER,
         BERLIN,
         {"sub_reason": TOO_OLD, "nonce": 17, "max_nonce": 9000},
-        "counter 17 too old (highest 9000)",
+        "counter 17 too old (highest 8999)",
     ),
     (
         Reason.KEYPAIR_EXPIRED,

@@ -370,9 +370,6 @@ def test_counters_that_did_not_move_are_not_listed() -> None:
     assert told.summary["totals"] == []
 
 
-@pytest.mark.xfail(
-    reason="an interface that appears is held against the counters of its first reading, not 0"
-)
 def test_an_interface_that_appears_is_counted_from_nothing() -> None:
     """An interface made during the run has its counters from 0 on: all of its drops are explained."""
     host = Host(Snapshot(BOOT_NS))
@@ -384,7 +381,6 @@ def test_an_interface_that_appears_is_counted_from_nothing() -> None:
     assert told.reconciliation == {"rx_errors": (5, 5), "rx_frame_errors": (5, 5)}
 
 
-@pytest.mark.xfail(reason="counters of an interface made anew start at 0 again: moved is negative")
 def test_an_interface_that_is_made_anew_does_not_move_backwards() -> None:
     """wg-quick down and up again starts the counters anew; what moved since is never negative."""
     again = replace(wg0(rx_errors=3, rx_frame_errors=3), ifindex=8)

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.vm
 
-LAB = [sys.executable, "-m", "wgtrace.lab.commands"]
+LAB = [sys.executable, "-m", "wgtrace", "lab"]
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:

@@ -114,11 +114,11 @@ def _kinds(interface: InterfaceEvidence, reason: Reason) -> int:
 
 
 def _enter(space: Namespace | None) -> str:
-    if space is None:
-        return ""
+    if space is None or space.path.startswith("/proc/self/"):
+        return ""  # the reader is in it already
     if space.name:
         return f"ip netns exec {quoted(space.name)} "
-    return "" if space.path.startswith("/proc/self/") else f"nsenter --net={quoted(space.path)} "
+    return f"nsenter --net={quoted(space.path)} "
 
 
 def _outer_source(event: DropEvent) -> tuple[object, ...]:

@@ -181,6 +181,8 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
             return DropTotal(
                 ifname, wire.netns, Reason(wire.code), SubReason(wire.sub_reason), public_key, count
             )
+        if EventKind(wire.kind) is not EventKind.HANDSHAKE:
+            raise ValueError(f"there are no totals of kind {wire.kind}")
         return HandshakeTotal(ifname, wire.netns, HandshakeCode(wire.code), public_key, count)
     except ValueError as exc:
         raise UndecodableRecordError(f"a key of {len(key)} bytes is no total", str(exc)) from exc

@@ -48,6 +48,18 @@ _SITES = {
 }
 
 
+# Not a place to attach, but to read: it tells what is missing without it like any probe.
+_NO_DEVICE_LIST = ProbeStatus(
+    "device-list",
+    "device_list",
+    None,
+    "the kernel does not list its data symbols: built without CONFIG_KALLSYMS_ALL",
+    "the list of WireGuard interfaces",
+    (Reason.BAD_HEADER.id, Reason.UNKNOWN_RECEIVER_INDEX.id),
+    "which interface a datagram came to that belongs to no session",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the programs are told before they run.
@@ -130,14 +142,12 @@ class Tracer:
         catalogue: What to attach.
 
     Raises:
-        UnsupportedError: Not root, no BCC, no BTF, no WireGuard.
+        UnsupportedError: No BCC, no BTF, no WireGuard.
         CompileError: The text did not compile, or the kernel refused a program
             that nothing can replace.
     """
 
     def __init__(self, settings: Settings, catalogue: Sequence[Probe] = CATALOGUE) -> None:
-        if os.geteuid() != 0:
-            raise UnsupportedError("wgtrace needs root", "it loads BPF programs", "sudo wgtrace ...")
         self._settings = settings
         self._catalogue = catalogue
         self._records: deque[bytes] = deque()
@@ -147,7 +157,9 @@ class Tracer:
         self._vmlinux = vmlinux
         self._btf = Btf.module(WIREGUARD, vmlinux)
         self._symbols = kernel.module_symbols(WIREGUARD)
+        self._device_list = kernel.address_of(self._symbols, "device_list")
         self._module = _import_bcc()
+        self._described: dict[int, str] = {}
         self._statuses: dict[str, ProbeStatus] = {}
         self._refused: dict[str, str] = {}
         self._compile_and_attach()
@@ -155,7 +167,10 @@ class Tracer:
     @property
     def probes(self) -> tuple[ProbeStatus, ...]:
         """What became of each row of the catalogue."""
-        return tuple(self._statuses[probe.name] for probe in self._catalogue)
+        rows = [self._statuses[probe.name] for probe in self._catalogue]
+        if not self._device_list:
+            rows.append(_NO_DEVICE_LIST)
+        return tuple(rows)
 
     @property
     def kernel_reasons(self) -> dict[int, str]:
@@ -169,7 +184,10 @@ class Tracer:
 
     def describe(self, address: int) -> str:
         """`wg_xmit+0x83` for an address in WireGuard."""
-        return kernel.describe_address(self._symbols, address)
+        # There are some thirty such places: each is looked up once.
+        if address not in self._described:
+            self._described[address] = kernel.describe_address(self._symbols, address)
+        return self._described[address]
 
     # -- compile and attach ------------------------------------------------
 
@@ -183,10 +201,9 @@ class Tracer:
     def _load(self) -> None:
         programs = {probe.name: self._programs(probe) for probe in self._catalogue}
         texts = [text for variants in programs.values() for _program, text in variants]
-        device_list = kernel.address_of(self._symbols, "device_list")
         cflags = [
             f"-DWGT_RING_PAGES={RING_PAGES}",
-            f"-DWGT_DEVICE_LIST={device_list:#x}ULL",
+            f"-DWGT_DEVICE_LIST={self._device_list:#x}ULL",
             # BCC optimises by itself, and nobody debugs the programs by line: together
             # these save a third of the time to compile.
             "-Xclang",
@@ -198,7 +215,7 @@ class Tracer:
         definitions = self._btf.c_definitions(source.KERNEL_TYPES)
         with kernel_tree.installed(definitions), _captured_stderr() as lines:
             try:
-                self._bpf = self._module(text=source.joined(texts), cflags=cflags)
+                self._bpf = self._module(text=source.joined(texts).encode(), cflags=cflags)
             except Exception as exc:  # noqa: BLE001 - BCC raises bare Exception
                 failed: Exception | None = exc
             else:
@@ -211,7 +228,7 @@ class Tracer:
         self._configure()
         for probe in self._catalogue:
             self._statuses[probe.name] = self._attach(probe, [p for p, _text in programs[probe.name]])
-        self._bpf["events"].open_ring_buffer(self._on_record)
+        self._bpf[b"events"].open_ring_buffer(self._on_record)
 
     def _target(self, probe: Probe) -> str:
         """The first of a probe's targets that this kernel has, else the first."""
@@ -355,7 +372,7 @@ class Tracer:
         """Write one map entry; the wire classes stand in for BCC's own."""
         from bcc import lib
 
-        fd = self._bpf[table].map_fd
+        fd = self._bpf[table.encode()].map_fd
         if lib.bpf_update_elem(fd, ctypes.byref(key), ctypes.byref(value), 0) < 0:  # type: ignore[arg-type]
             raise CompileError(f"cannot write the map {table}", os.strerror(ctypes.get_errno()))
 
@@ -379,13 +396,13 @@ class Tracer:
 
     def totals(self) -> list[tuple[bytes, int]]:
         """(key, packets) of the map `totals`, summed over the CPUs."""
-        table = self._bpf["totals"]
+        table = self._bpf[b"totals"]
         return [(bytes(key), sum(leaf)) for key, leaf in table.items()]
 
     def counters(self) -> Counters:
         """Losses and limits, summed over the CPUs."""
-        losses = self._bpf["losses"]
-        streams = self._bpf["streams"]
+        losses = self._bpf[b"losses"]
+        streams = self._bpf[b"streams"]
         limited = {}
         for reason in Reason:
             count = sum(cpu.limited for cpu in streams[ctypes.c_uint32(reason)])

@@ -140,7 +140,7 @@ def joined(programs: Iterable[str], directory: Path | None = None) -> str:
     root = directory or bpf_directory()
     parts = ["#include <uapi/linux/ptrace.h>\n", _PRELUDE]
     for name in (*HEADERS, *CONCERNS):
-        text = (root / name).read_text().replace("#pragma once\n", "")
+        text = (root / name).read_text().replace("#pragma once\n", "\n")
         parts.append(f'#line 1 "bpf/{name}"\n{text}')
     parts.append('#line 1 "programs"\n')
     parts.extend(programs)

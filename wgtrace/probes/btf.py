@@ -254,6 +254,6 @@ def _standard_c(definitions: str) -> str:
     # with the padding twice, for the code that it makes.
     def spell_out(padding: re.Match[str]) -> str:
         words = 1 + padding[2].count(";")
-        return f"{padding[1]}char __padding_{padding.start()}[{8 * words}];\n"
+        return f"{padding[1]}long __padding_{padding.start()}[{words}];\n"
 
     return _PADDING.sub(spell_out, _UNNAMED.sub(write_out, definitions))

@@ -77,7 +77,7 @@ CATALOGUE: tuple[Probe, ...] = (
         (
             Reason.STAGED_QUEUE_OVERFLOW.id,
             *(r.id for r in _NOT_QUEUED),
-            *(r.id for r in _IN if r is not Reason.SOCK_USER_DATA_NULL),
+            *(r.id for r in _IN if r not in (Reason.SOCK_USER_DATA_NULL, Reason.DECRYPT_NOMEM)),
         ),
         "packets that WireGuard drops silently: all of receive, and the staged queue's overflow",
         "every drop on receive, and overflow while a handshake is waited for",

@@ -33,19 +33,28 @@ def devices(
         with entered(namespace):
             found = [link for link, _ in dumps.links(namespace.inode, _KIND)]
             missing = sorted(set(only or ()) - {link.ifname for link in found})
-            if missing and not dumps.has_wireguard():
-                raise UnsupportedError(
-                    "this kernel has no WireGuard",
-                    "its module is not loaded, or not built",
-                    "modprobe wireguard",
-                )
             if missing:
+                need_wireguard()
                 raise _not_wireguard(missing[0], dumps.links(namespace.inode))
             wanted = [link for link in found if only is None or link.ifname in only]
             read = (_read(link, names) for link in wanted)
             return tuple(device for device in read if device)
     except OSError as exc:
         raise StateError("cannot read WireGuard's configuration", exc.strerror or str(exc)) from exc
+
+
+def need_wireguard() -> None:
+    """Have the kernel's WireGuard; it is loaded if it can be.
+
+    Raises:
+        UnsupportedError: This kernel has none.
+    """
+    from wgtrace.state import dumps
+
+    if not dumps.has_wireguard():
+        raise UnsupportedError(
+            "this kernel has no WireGuard", "its module is not loaded, or not built", "modprobe wireguard"
+        )
 
 
 def _read(link: Device, names: Mapping[str, str]) -> Device | None:

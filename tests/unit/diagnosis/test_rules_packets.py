@@ -67,7 +67,7 @@ def test_duplicates_are_a_warning_with_their_count() -> None:
     finding = Scene().dropped(replay()).only()
 
     assert (finding.slug, finding.count, finding.severity) == ("duplicated-packets", 23, Severity.WARNING)
-    assert "such as counter 17 when the highest was 23" in finding.evidence
+    assert "such as counter 17 when the highest was 22" in finding.evidence
     assert "tcpdump -ni any 'udp port 51820 and host 203.0.113.9'" in finding.fix
 
 

@@ -130,7 +130,6 @@ def test_the_joined_text_includes_nothing_of_ours() -> None:
     assert "#ifndef __KERNEL__\n#include <linux/types.h>\n#endif" in text
 
 
-@pytest.mark.xfail(reason="the line of #pragma once is taken out with its end: all below is one line off")
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     """A compiler's message names the line that the file has."""
     for name in (*HEADERS, *CONCERNS):

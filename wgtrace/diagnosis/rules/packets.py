@@ -76,7 +76,7 @@ def duplicated_packets(evidence: InterfaceEvidence, key: str) -> Finding | None:
     place = f" from {peer.endpoint}" if peer and peer.endpoint else ""
     facts = [f"a message counter came that had been seen before, {times(count)}"]
     if last:
-        facts.append(f"such as counter {last.nonce} when the highest was {last.max_nonce}")
+        facts.append(f"such as counter {last.nonce} when the highest was {last.max_nonce - 1}")
     if again:
         facts.append(f"copies of a handshake initiation came too, {times(sum(s.count for s in again))}")
     too_old = evidence.total(Reason.REPLAY_OR_OLD_COUNTER, sub=SubReason.TOO_OLD, peer=key)
