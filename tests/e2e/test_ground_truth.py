@@ -82,6 +82,21 @@ def test_the_six_kinds(tracer: Tracer, ifname: str, outer: int, inner: int) -> N
             assert line["moved"] == line["explained"], line
 
 
+def test_a_flood(tracer: Tracer, ifname: str) -> None:
+    """4999 datagrams at full speed: the total is exact, and what was not shown is counted."""
+    count = 4999
+    with two_hosts(ifname=ifname) as net:
+        send(net.a, net.b, [b"\x09\x00\x00\x00" + bytes(60)] * count)
+
+        report = tracer.settled(lambda r: r.totals.get("bad_header", 0) >= count, ifname)
+        lost = report.summary["lost"]
+        assert report.totals == {"bad_header": count}
+        shown = len(report.drops)
+        assert shown + lost["rate_limited"].get("bad_header", 0) + lost["events"] == count
+        assert report.finding("not-wireguard")["count"] == count
+        assert report.summary["complete"] is (shown == count)
+
+
 def test_a_peer_without_endpoint(tracer: Tracer, ifname: str) -> None:
     """23 packets to a peer that has no endpoint yet: no_endpoint, with the peer."""
     with two_hosts(ifname=ifname) as net:

@@ -36,10 +36,17 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
 
 
 def test_inside_ip_netns_exec(net: Network, tmp_path: Path) -> None:
-    """Where ip-netns hides tracefs and bpffs everything attaches, and --count ends the run."""
+    """Where ip-netns hides tracefs all attaches, --count ends it, names come from /etc/wireguard."""
+    conf = Path("/etc/wireguard/vpn-blue.conf")
+    conf.parent.mkdir(exist_ok=True)
+    conf.write_text(
+        f"[Interface]\nPrivateKey = CANARY\n[Peer]\n# Name = oslo\nPublicKey = {net.a.public_key}\n"
+    )
     before = bpf_objects()
     prefix = ["ip", "netns", "exec", net.b.netns]
     tracer = Tracer(["vpn-blue", "--count", "23"], tmp_path / "ready", prefix)
+    net.a.ip("addr", "add", "192.168.50.5/32", "dev", "lo")
+    net.a.send_udp(net.b.inner(4), count=7, source="192.168.50.5")
     send(net.a, net.b, GARBAGE * 29)
 
     assert tracer.process.wait(timeout=60) == 0
@@ -49,6 +56,9 @@ def test_inside_ip_netns_exec(net: Network, tmp_path: Path) -> None:
     assert start["probes"]["missing"] == []
     assert [d["ifname"] for d in start["devices"]] == ["vpn-blue"]
     assert sum(line["type"] == "drop" for line in rest) == 23
+    named = {line["peer"]["name"] for line in rest if line["type"] == "drop" and line["peer"]}
+    assert named == {"oslo"}
+    assert "CANARY" not in json.dumps(tracer.lines)
     assert rest[-1]["type"] == "summary"
     assert tracer.stderr == ""
     _wait_for(lambda: bpf_objects() == before)

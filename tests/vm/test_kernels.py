@@ -22,7 +22,8 @@ LEAST = 30  # so many there are: a run that collects nothing is no success
 def test_end_to_end(kernel: str, tmp_path: Path) -> None:
     """Every end-to-end test passes on this kernel, none is skipped."""
     command = [sys.executable, "-m", "wgtrace", "lab", "run", "--kernel", kernel, "--timeout", "1500"]
-    guest = "python3 -m pytest -p no:cacheprovider --durations=5 --junitxml=$WGTRACE_LAB_OUT/e2e.xml /mnt/host/e2e"
+    pytest_in_guest = "python3 -m pytest -p no:cacheprovider --durations=5 /mnt/host/e2e"
+    guest = f"{pytest_in_guest} --junitxml=$WGTRACE_LAB_OUT/e2e.xml"
     arguments = ["--mount", str(E2E), "--copy-out", str(tmp_path), "--", "sh", "-c", guest]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 

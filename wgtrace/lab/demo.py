@@ -30,9 +30,7 @@ def main() -> int:
         net.connect()
         names, ready = Path(directory, "names"), Path(directory, "ready")
         names.write_text(f"berlin {berlin.public_key}\n")
-        _say(
-            "A tunnel between the hosts `office` and `berlin` is up, and healthy. On `office` an operator types:"
-        )
+        _say("A tunnel between the hosts `office` and `berlin` is up and healthy. On `office`:")
         click.echo("# wgtrace drops wg0\n")
         wgtrace = office.popen(
             ["wgtrace", "drops", "wg0", "--names", str(names), "--ready-file", str(ready)],

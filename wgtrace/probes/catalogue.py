@@ -90,7 +90,7 @@ CATALOGUE: tuple[Probe, ...] = (
         "why packets that wait for a handshake are thrown away",
         "packets thrown away while they wait for a handshake",
     ),
-    _return("wg_packet_purge_staged_packets", "handle_purge_return", (), _PURGED, "the end of that", ""),
+    _return("wg_packet_purge_staged_packets", "handle_purge_return", (), _PURGED, "that it is over", ""),
     _entry(
         "wg_receive_handshake_packet",
         "handle_receive_handshake",
@@ -230,7 +230,7 @@ CATALOGUE: tuple[Probe, ...] = (
         "handle_send_handshake_return",
         (),
         _SENT,
-        "the end of that",
+        "that it is on its way",
         "",
     ),
     _entry(
@@ -242,7 +242,12 @@ CATALOGUE: tuple[Probe, ...] = (
         "handshake messages that do not leave",
     ),
     _return(
-        "wg_packet_send_handshake_response", "handle_send_handshake_return", (), _SENT, "the end of that", ""
+        "wg_packet_send_handshake_response",
+        "handle_send_handshake_return",
+        (),
+        _SENT,
+        "that it is on its way",
+        "",
     ),
     _return(
         "wg_socket_send_buffer_to_peer",

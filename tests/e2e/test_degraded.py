@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel that lacks a function: the probe is said to be missing, and the rest works."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scenes import send
+
+from wgtrace.events.decode import Decoder, total
+from wgtrace.events.reasons import Reason
+from wgtrace.events.types import DropEvent, DropTotal
+from wgtrace.lab.topology import two_hosts
+from wgtrace.loader.bcc_loader import Settings, Tracer
+from wgtrace.probes.catalogue import CATALOGUE
+
+
+def test_a_probe_that_cannot_be_attached(ifname: str) -> None:
+    """Two functions that no kernel has: said, with what is not visible; 23 of 23 are seen otherwise."""
+    entry = next(p for p in CATALOGUE if p.name == "wg-packet-purge-staged-packets")
+    back = next(p for p in CATALOGUE if p.name == "wg-packet-purge-staged-packets-return")
+    gone = (
+        replace(entry, name="gone", targets=("wg_no_such_function",)),
+        replace(back, name="gone-return", targets=("wg_no_such_function",)),
+    )
+    kept = tuple(p for p in CATALOGUE if p.point.value == "tracepoint")
+    tracer = Tracer(Settings(None), (*kept, *gone))
+    try:
+        with two_hosts(ifname=ifname) as net:
+            send(net.a, net.b, [b"\x09\x00\x00\x00" + bytes(60)] * 23)
+            decoder = Decoder(tracer.describe, tracer.kernel_reasons)
+            records: list[bytes] = []
+            for _ in range(50):
+                records += tracer.records(0.2)
+                if len(records) >= 23:
+                    break
+            events = [decoder.event(record) for record in records]
+            totals = [total(key, count) for key, count in tracer.totals()]
+    finally:
+        tracer.close()
+
+    attached = {p.name: p.mechanism is not None for p in tracer.probes}
+    assert attached == {"kfree-skb": True, "consume-skb": True, "gone": False, "gone-return": False}
+    assert all("no function wg_no_such_function" in p.because for p in tracer.probes[-2:])
+    drops = [e for e in events if isinstance(e, DropEvent) and e.device.ifname == ifname]
+    assert [e.reason for e in drops] == [Reason.BAD_HEADER] * 23
+    counts = [t.count for t in totals if isinstance(t, DropTotal) and t.ifname == ifname]
+    assert counts == [23]
