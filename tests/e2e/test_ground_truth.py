@@ -6,15 +6,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import subprocess
 
 import pytest
 from noise import Impostor, ipv4, ipv6, response_for_nobody
-from scenes import ETH_P_IP, add_impostor, drop_udp_to, send, send_frames, sniffing, udp
+from scenes import ETH_P_IP, add_impostor, drop_udp_to, new_key, send, send_frames, sniffing, udp
 from tracer import Tracer
 
 from wgtrace.lab.topology import Network, two_hosts
 
 N = 23
+REJECT_AFTER_MESSAGES = 2**64 - 1 - 8128 - 1  # messages.h
 
 
 def _refused(net: Network, to: str, count: int, source: str = "") -> None:
@@ -198,6 +200,56 @@ def test_counters_of_a_session(tracer: Tracer, ifname: str) -> None:
             ("decrypt_failed", None): 13,
         }
         assert {d["peer"]["public_key"] for d in report.drops} == {impostor.public_key}
+
+
+def test_a_session_used_up(tracer: Tracer, ifname: str) -> None:
+    """Counters beyond the limit, and a session at its limit, are told apart from replays."""
+    with two_hosts(ifname=ifname) as net:
+        impostor = add_impostor(net.b, "172.20.0.7/32")
+        to = (net.b.outer_addr, net.b.listen_port)
+        with udp(net.a, net.b.outer_addr) as sock:
+            impostor.connect(sock, to)
+            for beyond in range(11):
+                sock.sendto(impostor.data(b"", counter=REJECT_AFTER_MESSAGES + beyond), to)
+            report = tracer.settled(lambda r: sum(r.totals.values()) >= 11, ifname)
+            sock.sendto(impostor.data(b"", counter=REJECT_AFTER_MESSAGES - 1), to)
+            sock.sendto(impostor.data(b"", counter=7), to)
+            report = tracer.settled(lambda r: sum(r.totals.values()) >= 12, ifname)
+            for counter in range(6):
+                sock.sendto(impostor.data(b"", counter=10 + counter), to)
+            report = tracer.settled(lambda r: sum(r.totals.values()) >= 18, ifname)
+        subs = {(t["reason"], t["sub_reason"]): t["count"] for t in report.summary["totals"]}
+        assert subs == {("replay_or_old_counter", "exhausted"): 11, ("nonce_limit_rx", None): 7}
+
+
+def test_no_private_key(tracer: Tracer, ifname: str) -> None:
+    """An interface that lost its private key says so to 23 initiations."""
+    with two_hosts(ifname=ifname) as net:
+        impostor = add_impostor(net.b, "172.20.0.7/32")
+        net.b.wg("set", ifname, "private-key", "/dev/null")
+        send(net.a, net.b, [impostor.initiation() for _ in range(N)])
+
+        report = tracer.settled(lambda r: r.totals.get("no_private_key", 0) >= N, ifname)
+        assert report.totals == {"no_private_key": N}
+
+
+def test_the_birth_namespace_is_gone(tracer: Tracer, ifname: str) -> None:
+    """An interface whose namespace of birth was deleted has no socket: udp_sock_null, its errno."""
+    with two_hosts(ifname=ifname) as net:
+        born = f"born-{ifname}"
+        subprocess.run(["ip", "netns", "add", born], check=True)
+        subprocess.run(["ip", "-n", born, "link", "add", f"{ifname}b", "type", "wireguard"], check=True)
+        subprocess.run(["ip", "-n", born, "link", "set", f"{ifname}b", "netns", net.a.netns], check=True)
+        net.a.wg("set", f"{ifname}b", "private-key", "/dev/stdin", stdin=new_key())
+        net.a.ip("link", "set", f"{ifname}b", "up")
+        subprocess.run(["ip", "netns", "del", born], check=True)
+        peer = ["peer", net.b.public_key, "endpoint", net.b.endpoint, "persistent-keepalive", "1"]
+        net.a.wg("set", f"{ifname}b", *peer)
+
+        report = tracer.settled(lambda r: r.totals.get("udp_sock_null", 0) >= 1, f"{ifname}b")
+        assert set(report.totals) == {"udp_sock_null"}
+        assert {d["detail"]["errno"] for d in report.drops} == {errno.ENONET}
+        assert {d["peer"]["public_key"] for d in report.drops} == {net.b.public_key}
 
 
 def test_who_knocks(tracer: Tracer, ifname: str) -> None:
