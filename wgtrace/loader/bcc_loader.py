@@ -29,6 +29,7 @@ from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
 from wgtrace.probes.types import Mechanism, Point, Probe, ProbeStatus
 
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
 RING_PAGES = 512  # 2 MiB: 6,000 drops between two polls
 
 # Functions of WireGuard that free packets, and what their place tells.
@@ -134,6 +135,16 @@ def _captured_stderr() -> Iterator[list[str]]:
             lines.extend(file.read().decode(errors="replace").splitlines())
 
 
+def _advice() -> str:
+    """What may help where the kernel refuses a probe, "" if nothing is known to."""
+    try:
+        mode = LOCKDOWN.read_text()
+    except OSError:
+        return ""
+    locked = "[confidentiality]" in mode
+    return "boot without lockdown=confidentiality: it forbids tracing" if locked else ""
+
+
 class Tracer:
     """The programs, compiled and attached.
 
@@ -156,7 +167,9 @@ class Tracer:
         vmlinux = Btf.vmlinux()
         self._vmlinux = vmlinux
         self._btf = Btf.module(WIREGUARD, vmlinux)
-        self._symbols = kernel.module_symbols(WIREGUARD)
+        modules = {WIREGUARD, *(probe.module for probe in catalogue if probe.module)}
+        self._modules = {module: kernel.module_symbols(module) for module in modules}
+        self._symbols = self._modules[WIREGUARD]
         self._device_list = kernel.address_of(self._symbols, "device_list")
         self._module = _import_bcc()
         self._described: dict[int, str] = {}
@@ -197,6 +210,10 @@ class Tracer:
         if self._refused and any(s.mechanism is None for s in self._statuses.values()):
             self._detach()
             self._load()
+        if all(status.mechanism is None for status in self._statuses.values()):
+            first = next(iter(self._statuses.values()))
+            self._detach()
+            raise UnsupportedError("no probe can be attached on this kernel", first.because, first.do)
 
     def _load(self) -> None:
         programs = {probe.name: self._programs(probe) for probe in self._catalogue}
@@ -277,7 +294,7 @@ class Tracer:
             if program.fentry:
                 self._refused[probe.name] = because
             why = next((line.strip() for line in lines if line.strip()), because)
-            return replace(status, mechanism=None, because=why)
+            return replace(status, mechanism=None, because=why, do=_advice())
         self._fds.append(fd)
         return replace(status, because=self._why(probe, program))
 
@@ -337,8 +354,8 @@ class Tracer:
             return -1, "the kernel has no kprobes"
         else:
             module = program.probe.module
-            known = kernel.module_symbols(module) if module not in ("", WIREGUARD) else self._symbols
-            qualified = f"{module}:{program.target}" if module and known else program.target
+            # A module that is built into the kernel has no symbols of its own.
+            qualified = f"{module}:{program.target}" if self._modules.get(module) else program.target
             kind = 1 if mechanism is Mechanism.KRETPROBE else 0
             fd = lib.bpf_attach_kprobe(function.fd, kind, program.name.encode(), qualified.encode(), 0, 0)
         if fd < 0:
