@@ -17,6 +17,29 @@ struct purge {
 
 BPF_TABLE("lru_hash", u64, struct purge, purges, 1024);
 
+/* skb -> when it was seen being freed, by the first of the two programs that see it. */
+BPF_TABLE("lru_hash", u64, u64, freed, 4096);
+
+/*
+ * Each tracepoint runs our program twice, as two programs. The kernel skips a
+ * program that is interrupted on this CPU by an event of its own (a softirq that
+ * frees a packet, prog->active in __bpf_trace_run()), and then that drop would be
+ * missing; but never both, as no softirq interrupts a softirq. Whichever comes
+ * first takes the drop and leaves a mark, which the other removes.
+ */
+static __always_inline bool is_taken(struct sk_buff *skb)
+{
+	u64 key = (u64)skb, now_ns = bpf_ktime_get_boot_ns(), *taken_ns = freed.lookup(&key);
+
+	/* An old mark is of another packet at this address, whose second program was skipped. */
+	if (taken_ns && now_ns - *taken_ns < 10 * NSEC_PER_SEC) {
+		freed.delete(&key);
+		return true;
+	}
+	freed.update(&key, &now_ns);
+	return false;
+}
+
 /* The task, or the CPU where it is the idle task: pid 0 is on every CPU. */
 static __always_inline u64 current_frame(void)
 {
@@ -334,15 +357,20 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 			drop.inner = view.len ? view.network : NULL; /* else a keepalive that waited */
 		}
 	}
+	if ((!drop.reason && site == WGT_SITE_SEND) || is_taken(skb))
+		return 0;
 	if (drop.reason)
 		drop_emit(&drop);
-	else if (site != WGT_SITE_SEND)
+	else
 		count_loss(WGT_LOST_UNCLASSIFIED);
 	return 0;
 }
 
-/* skb:consume_skb, or the function itself: WireGuard's silent drops, and much that is none. */
-static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
+/*
+ * skb:consume_skb, or the function itself: WireGuard's silent drops, and much
+ * that is none. `is_twice`: by two programs, see is_taken().
+ */
+static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, bool is_twice)
 {
 	u32 site = site_of(location);
 	struct drop drop = {.location = location};
@@ -374,7 +402,7 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
 	} else if (site == WGT_SITE_RX_POLL) {
 		drop_in_rx_poll(&drop, skb, &view);
 	}
-	if (!drop.reason)
+	if (!drop.reason || (is_twice && is_taken(skb)))
 		return 0;
 	e = drop_begin(&drop);
 	if (!e)
@@ -389,6 +417,20 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
 	}
 	events.ringbuf_submit(e, 0);
 	return 0;
+}
+
+static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
+{
+	return consume_skb_at(skb, location, true);
+}
+
+/*
+ * Where the tracepoint tells no location: by a kprobe, once, since the kernel
+ * skips every kprobe's program while one runs on this CPU (trace_call_bpf()).
+ */
+static __always_inline int handle_consume_skb_kprobe(struct sk_buff *skb, u64 location)
+{
+	return consume_skb_at(skb, location, false);
 }
 
 /*

@@ -53,13 +53,15 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Show each packet that WireGuard drops, and why.")
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option(
     "--netns", metavar="NAME|PATH", help="Look in this network namespace instead of the current one."
 )
 @click.option("--all", "everywhere", is_flag=True, help="Every WireGuard interface in every namespace.")
-@click.option("--peer", "peers", multiple=True, metavar="KEY|PREFIX|NAME", help="Only this peer's packets.")
+@click.option(
+    "--peer", "peers", multiple=True, metavar="KEY|KEY-PREFIX|NAME", help="Only this peer's packets."
+)
 @click.option(
     "--direction",
     "directions",
@@ -89,7 +91,7 @@ def cli() -> None:
     "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Created once all is attached."
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a finding of severity error.")
-@click.option("-q", "--quiet", is_flag=True, help="No row for each packet: only the summary.")
+@click.option("-q", "--quiet", is_flag=True, help="No row or line for each packet: only the summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what became of each probe.")
 def drops(
     interfaces: tuple[str, ...],
@@ -155,7 +157,7 @@ def drops(
         sys.exit(EXIT_FINDINGS)
 
 
-@cli.command()
+@cli.command(short_help="Show what can be seen on this kernel, and what cannot.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="One JSON object.")
 def probes(as_json: bool) -> None:
     """Show what can be seen on this kernel, how, and what cannot, and why.
@@ -178,6 +180,7 @@ def probes(as_json: bool) -> None:
         tracer.close()
 
 
+lab.short_help = "Try things in a virtual machine with a Debian kernel."
 cli.add_command(lab)
 
 
@@ -264,7 +267,7 @@ def _sink(as_json: bool, quiet: bool) -> Sink:
     from wgtrace.outputs.table import TableSink
 
     if as_json:
-        return JsonLinesSink(sys.stdout)
+        return JsonLinesSink(sys.stdout, rows=not quiet)
     return TableSink(make_console(sys.stdout), rows=not quiet)
 
 

@@ -13,6 +13,7 @@ from wgtrace import __version__
 from wgtrace.diagnosis.evidence import Evidence
 from wgtrace.diagnosis.explain import explain
 from wgtrace.diagnosis.finding import Finding
+from wgtrace.diagnosis.words import count_of
 from wgtrace.enrich import enrich
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events import decode
@@ -26,6 +27,7 @@ from wgtrace.state.types import Device, Snapshot
 
 COUNTERS = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
 POLL_S = 0.2
+_ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class DropsRun:
             bcc_version(),
             self._snapshot.devices,
             self._tracer.probes,
+            {space.inode: space.name for space in self._snapshot.namespaces if space.name},
         )
         for sink in self._sinks:
             sink.start(start)
@@ -278,22 +281,45 @@ class DropsRun:
         )
 
     def _incomplete_because(self, losses: Losses) -> tuple[str, ...]:
+        hidden = sum(losses.rate_limited.values())
         counted = (
-            (losses.events, "{} events found the buffer full: counted, not shown"),
-            (losses.missed_probes, "the kernel skipped {} runs of a probe"),
-            (losses.undecodable, "{} records could not be decoded"),
-            (losses.totals, "{} drops are counted by reason only: more kinds than the totals hold"),
-            (losses.unclassified, "WireGuard freed {} packets at a place that wgtrace does not know"),
-            (losses.frames, "{} handshake messages were seen only in part"),
-            (sum(losses.rate_limited.values()), "{} drops came too fast: counted, not shown"),
+            (losses.events, f"{count_of(losses.events, 'record')} found the buffer full: counted, not shown"),
+            (
+                losses.missed_probes,
+                f"the kernel skipped {count_of(losses.missed_probes, 'run')} of a probe: "
+                "so many drops may be missing above",
+            ),
+            (
+                losses.undecodable,
+                f"{count_of(losses.undecodable, 'record')} could not be read: not shown, perhaps not counted",
+            ),
+            (
+                losses.totals,
+                f"{count_of(losses.totals, 'drop')} counted by reason only: "
+                "too many peers for the table of totals",
+            ),
+            (
+                losses.unclassified,
+                f"WireGuard freed {count_of(losses.unclassified, 'packet')} at a place that wgtrace "
+                "does not know: drops may be missing above",
+            ),
+            (
+                losses.frames,
+                f"{count_of(losses.frames, 'handshake message')} seen only in part: "
+                "refusals may be missing above",
+            ),
         )
-        said = [text.format(count) for count, text in counted if count]
+        said = [text for count, text in counted if count]
         said += [
             f"no probe on {status.target}: {status.because}; not visible: {status.without_it}"
             for status in self._tracer.probes
             if status.mechanism is None
         ]
-        return (*said, *self._snapshot.unreadable)
+        said += self._snapshot.unreadable
+        if hidden:
+            rows = f"{hidden:,} {'row was' if hidden == 1 else 'rows were'} not shown {_ROW_LIMIT}"
+            said.append(rows if said else f"Totals are exact; {rows}")
+        return tuple(said)
 
     def _summarise(self, *, interim: bool) -> tuple[Finding, ...]:
         all_drops, handshakes = self._totals()

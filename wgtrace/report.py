@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
@@ -22,6 +22,7 @@ class RunStart:
         bcc: Version of BCC.
         devices: The interfaces traced.
         probes: Each row of the probe catalogue, attached or not.
+        netns_names: Names of the namespaces that have one, by inode.
     """
 
     ts_unix_ns: int
@@ -30,6 +31,7 @@ class RunStart:
     bcc: str
     devices: tuple[Device, ...]
     probes: tuple[ProbeStatus, ...]
+    netns_names: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def consume_skb_kprobe_text(program: Program) -> str:
         "\tbpf_probe_read_kernel(&caller, sizeof(caller), (void *)PT_REGS_SP(ctx));\n"
         "#endif\n"
         "\tif (!PT_REGS_PARM1(ctx))\n\t\treturn 0;\n"
-        f"\treturn {program.probe.handler}((struct sk_buff *)PT_REGS_PARM1(ctx), caller);\n}}\n"
+        f"\treturn {program.probe.handler}_kprobe((struct sk_buff *)PT_REGS_PARM1(ctx), caller);\n}}\n"
     )
 
 

@@ -28,10 +28,12 @@ class JsonLinesSink:
 
     Args:
         out: Gets the lines and nothing else.
+        rows: Whether to write a line for each drop, or only start, findings and summary.
     """
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, rows: bool = True) -> None:
         self._out = out
+        self._has_rows = rows
 
     def start(self, start: RunStart) -> None:
         """Write the `start` line."""
@@ -63,6 +65,8 @@ class JsonLinesSink:
 
     def drop(self, drop: SeenDrop) -> None:
         """Write a `drop` line."""
+        if not self._has_rows:
+            return
         line: Json = {"schema": SCHEMA, "type": "drop"}
         for field in FIELDS:
             if field.value is not None:

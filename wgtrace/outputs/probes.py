@@ -14,7 +14,10 @@ from wgtrace.outputs.console import put
 from wgtrace.outputs.fields import rfc3339
 from wgtrace.outputs.jsonl import SCHEMA
 from wgtrace.outputs.summary import wrapped
-from wgtrace.probes.types import ProbeStatus
+from wgtrace.probes.types import Mechanism, ProbeStatus
+
+_SECOND_BEST = (Mechanism.KPROBE, Mechanism.KRETPROBE)
+"""They stand in for fentry, fexit or a tracepoint: then it is said why."""
 
 
 def print_probes(console: Console, probes: Sequence[ProbeStatus]) -> None:
@@ -45,12 +48,13 @@ def print_probes(console: Console, probes: Sequence[ProbeStatus]) -> None:
     for probe in present:
         mechanism = probe.mechanism.value.replace("_", " ") if probe.mechanism else ""
         row = f"{probe.name:<{names}}  {mechanism:<14}  {probe.target:<{targets}}"
-        if is_wide:
-            put(console, (f"{row}  {probe.tells}", ""))
-            continue
-        put(console, (row, ""))
-        for line in wrapped(f"     {probe.tells}", max(console.width, 40), " " * 5):
-            put(console, (line, ""))
+        put(console, (f"{row}  {probe.tells}" if is_wide else row, ""))
+        below = [] if is_wide else [probe.tells]
+        if probe.mechanism in _SECOND_BEST:
+            below.append(f"{mechanism}: {clean(probe.because)}")
+        for text in below:
+            for line in wrapped(f"     {text}", max(console.width, 40), " " * 5):
+                put(console, (line, ""))
 
 
 def probes_json(probes: Sequence[ProbeStatus], ts_unix_ns: int) -> str:

@@ -22,6 +22,10 @@ _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", S
 _COMMANDS: Final = ("wg ", "ip ", "nsenter ", "tcpdump ")
 _READABLE: Final = 160
 """Findings are prose: no line gets longer than this, however wide the terminal is."""
+_NAMED: Final = 3
+"""Interfaces that the headline names."""
+_STAYS: Final = " "
+"""A space where no line is broken."""
 
 
 def print_summary(console: Console, summary: Summary) -> None:
@@ -29,34 +33,75 @@ def print_summary(console: Console, summary: Summary) -> None:
     put(console)
     if summary.interim:
         put(console, ("So far:", "bold"))
-    put(console, (headline(summary), "bold"))
+    for line in _lines(console, headline(summary).replace("Nothing lost", f"Nothing{_STAYS}lost"), "  "):
+        put(console, (line.replace(_STAYS, " "), "bold"))
     _put_totals(console, summary)
     for text in counter_mismatches(summary.reconciliation):
         _put_wrapped(console, text)
-    because = summary.incomplete_because or tuple(lost_lines(summary.losses))
-    if not summary.complete:
+    if _is_only_limited(summary):
+        for text in summary.incomplete_because:
+            _put_wrapped(console, f"{clean(text)}.")
+    elif not summary.complete:
         put(console, ("This is incomplete:", "yellow"))
-        for text in because:
+        for text in summary.incomplete_because:
             _put_wrapped(console, f"  {clean(text)}", indent="    ")
     several = len({(f.ifname, f.netns) for f in summary.findings}) > 1
     for finding in summary.findings:
         _put_finding(console, finding, several)
 
 
+def _is_only_limited(summary: Summary) -> bool:
+    """Whether all that is missing are rows that were left out to keep up: no reason to worry."""
+    losses = summary.losses
+    is_alone = losses == Losses(rate_limited=losses.rate_limited) and len(summary.incomplete_because) == 1
+    return bool(losses.rate_limited) and is_alone
+
+
 def headline(summary: Summary) -> str:
-    """`24 packets dropped in 31 s, all accounted for (wg0 rx_errors +23). Nothing lost.`"""
+    """`6 packets dropped in 11 s: 5 are in wg0's counters (rx_errors +4, ...), the kernel counts 1 nowhere.`"""
     count = sum(total.count for total in summary.totals)
     span = _span(summary.duration_s)
     if not count:
         return f"No packet dropped in {span}." if summary.complete else f"No drop seen in {span}."
-    text = f"{count_of(count, 'packet')} dropped in {span}"
-    moved = [line for line in summary.reconciliation if line.moved]
-    if summary.reconciliation and not counter_mismatches(summary.reconciliation):
-        counters = ", ".join(f"{clean(line.ifname)} {line.counter} +{line.moved}" for line in moved)
-        text += f", all accounted for ({counters})" if counters else ""
-    if not any(CATALOGUE[total.reason].counter for total in summary.totals):
-        text += "; no interface counter counts such drops"
-    return f"{text}. Nothing lost." if summary.complete else f"{text}."
+    where = _where_counted(summary, count)
+    text = f"{count_of(count, 'packet')} dropped in {span}{': ' if where else ''}{where}."
+    return f"{text} Nothing lost." if summary.complete else text
+
+
+def _where_counted(summary: Summary, count: int) -> str:
+    """In which counters the kernel has these drops; "" where the counters do not bear it out."""
+    ours: dict[tuple[str, int], dict[str, int]] = {}
+    for total in summary.totals:
+        for counter in CATALOGUE[total.reason].counter[:1]:  # those after it count a part of it
+            of = ours.setdefault((total.ifname, total.netns), {})
+            of[counter] = of.get(counter, 0) + total.count
+    counted = sum(sum(of.values()) for of in ours.values())
+    if not counted:
+        return f"the kernel counts {'it' if count == 1 else 'them'} nowhere"
+    moved = {(line.ifname, line.netns, line.counter): line.moved for line in summary.reconciliation}
+    is_borne_out = all(moved.get((*key, name), 0) >= n for key, of in ours.items() for name, n in of.items())
+    if not is_borne_out or counter_mismatches(summary.reconciliation):
+        return ""
+    parts = []
+    if len(ours) > _NAMED:
+        parts.append(f"{counted} are in the counters of {len(ours)} interfaces")
+    for (ifname, netns), of in sorted(ours.items()) if not parts else ():
+        is_only = sum(name == ifname for name, _ in ours) == 1
+        who = (
+            f"{clean(ifname)}'s counters" if is_only else f"the counters of {clean(ifname)} in netns {netns}"
+        )
+        moves = ", ".join(_move(name, n, moved[ifname, netns, name]) for name, n in sorted(of.items()))
+        here = sum(of.values())
+        subject = ("it" if count == 1 else "all") if here == count else str(here)
+        parts.append(f"{subject} {'is' if here == 1 else 'are'} in {who} ({moves})")
+    if counted < count:
+        parts.append(f"the kernel counts {count - counted} nowhere")
+    return ", ".join(parts)
+
+
+def _move(counter: str, ours: int, moved: int) -> str:
+    """`rx_errors +4`; where the run was asked for a part of the drops only, `3 of rx_errors +4`."""
+    return f"{counter} +{moved}" if moved == ours else f"{ours} of {counter} +{moved}"
 
 
 def counter_mismatches(lines: tuple[CounterLine, ...]) -> list[str]:
@@ -72,26 +117,6 @@ def counter_mismatches(lines: tuple[CounterLine, ...]) -> list[str]:
         for line in lines
         if line.moved != line.explained
     ]
-
-
-def lost_lines(losses: Losses) -> list[str]:
-    """One sentence for each way in which something was not seen or not shown."""
-    lines = []
-    if losses.rate_limited:
-        kinds = ", ".join(f"{reason} {count}" for reason, count in sorted(losses.rate_limited.items()))
-        total = sum(losses.rate_limited.values())
-        lines.append(f"Counted but not shown one by one, to keep up: {count_of(total, 'packet')} ({kinds}).")
-    for count, noun, consequence in (
-        (losses.events, "record", "found the buffer full: counted above, not shown."),
-        (losses.missed_probes, "probe run", "skipped by the kernel: drops may be missing above."),
-        (losses.undecodable, "record", "could not be read: counted above, not shown."),
-        (losses.totals, "drop", "counted by reason only: too many peers for the table of totals."),
-        (losses.unclassified, "packet", "freed inside WireGuard at a place that wgtrace does not know."),
-        (losses.frames, "handshake message", "seen only in part: its fate is not counted above."),
-    ):
-        if count:
-            lines.append(f"{count_of(count, noun)} {consequence}")
-    return lines
 
 
 def _put_totals(console: Console, summary: Summary) -> None:
@@ -138,8 +163,12 @@ def _put_finding(console: Console, finding: Finding, several: bool) -> None:
 
 
 def _put_wrapped(console: Console, text: str, indent: str = "  ") -> None:
-    for line in wrapped(text, min(max(console.width, 40), _READABLE), indent):
+    for line in _lines(console, text, indent):
         put(console, (line, ""))
+
+
+def _lines(console: Console, text: str, indent: str) -> Iterator[str]:
+    return wrapped(text, min(max(console.width, 40), _READABLE), indent)
 
 
 def wrapped(text: str, width: int, indent: str) -> Iterator[str]:

@@ -133,7 +133,8 @@ def _least(columns: Sequence[Field]) -> int:
 def banner(start: RunStart) -> list[str]:
     """What is traced, with which probes, and what those that are missing would have shown."""
     spaces = {device.netns for device in start.devices}
-    devices = [_device_line(device, len(spaces) > 1) for device in start.devices] or ["no interface:"]
+    names = start.netns_names if len(spaces) > 1 else None
+    devices = [_device_line(device, names) for device in start.devices] or ["no interface:"]
     lines = [*devices[:-1], f"{devices[-1]} {_probes_line(start.probes)} Ctrl-C ends."]
     for probe in start.probes:
         if probe.mechanism is None:
@@ -144,8 +145,10 @@ def banner(start: RunStart) -> list[str]:
     return lines
 
 
-def _device_line(device: Device, has_many_spaces: bool) -> str:
-    where = f" in netns {device.netns}" if has_many_spaces else ""
+def _device_line(device: Device, netns_names: dict[int, str] | None) -> str:
+    """The interface; its namespace only where there are several, by name where it has one."""
+    netns = None if netns_names is None else netns_names.get(device.netns, str(device.netns))
+    where = f" in netns {clean(netns)}" if netns else ""
     port = f", port {device.listen_port}" if device.listen_port else ""
     down = "" if device.is_up else ", down"
     return f"{clean(device.ifname)}{where}: {count_of(len(device.peers), 'peer')}{port}{down}."
