@@ -33,7 +33,6 @@ from typing import Any
 
 _HERE = Path(__file__).resolve()
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_MIRROR = os.environ.get("WGTRACE_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 _SUITES = {"6.1": "bookworm", "6.12": "trixie"}
 _PRELUDE = "bench_prelude.h"
 _OUR_FLAGS = frozenset({"-Xclang", "-disable-llvm-passes", "-g0"})
@@ -203,7 +202,7 @@ def measure(step: str, headers: Path, kernel: str, runs: int) -> Figures:
             command += ["--one", name, "--step", step, "--started", repr(time.monotonic())]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"{name}: {done.stderr}")
+                raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr}")
             if number:
                 figures[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{step} {number}/{runs} {name}: {done.stdout.strip()}", file=sys.stderr)
@@ -266,13 +265,16 @@ def header_tree(kernel: str) -> Path:
 
 
 def _unpack(kernel: str, scratch: Path, tree: Path) -> None:
+    from wgtrace.lab.debian import debian_archives
+
     root, apt = scratch / "root", scratch / "apt"
     for directory in (root, tree, apt / "lists/partial", apt / "archives/partial"):
         directory.mkdir(parents=True)
     suite = _SUITES[kernel]
+    archive, security = debian_archives()
     (apt / "sources.list").write_text(
-        f"deb [signed-by={_KEYRING}] {_MIRROR} {suite} main\n"
-        f"deb [signed-by={_KEYRING}] {_MIRROR}-security {suite}-security main\n"
+        f"deb [signed-by={_KEYRING}] {archive} {suite} main\n"
+        f"deb [signed-by={_KEYRING}] {security} {suite}-security main\n"
     )
     (apt / "apt.conf").write_text(
         f'Dir::Etc::sourcelist "{apt}/sources.list"; Dir::Etc::sourceparts "/dev/null";'
@@ -345,7 +347,10 @@ def main() -> None:
         print(json.dumps(figures))
         return
     if asked.attach:
-        print(json.dumps(measure("attach", asked.headers, asked.kernel, asked.runs)))
+        # Clang 14 crashes over the lab's mounted headers (squashfs); in memory they are quicker too.
+        with tempfile.TemporaryDirectory() as directory:
+            copied = shutil.copytree(asked.headers, Path(directory, "headers"))
+            print(json.dumps(measure("attach", copied, asked.kernel, asked.runs)))
         return
     headers = header_tree(asked.kernel)
     from bcc import __version__ as bcc_version

@@ -14,10 +14,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from wgtrace.lab.debian import debian_archives
+
 # Where each kernel of the matrix is published. The lab's kernels have the same names.
 SUITES = {"6.1": "bookworm", "6.12": "trixie", "latest": "trixie-backports"}
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_MIRROR = os.environ.get("WGTRACE_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 # Name of a compression's first bytes, and the command that undoes it.
 _PAYLOADS = {
     b"\xfd7zXZ\x00": "xz",
@@ -63,7 +64,8 @@ def _unpack(suite: str, scratch: Path) -> Path:
     root, apt = scratch / "root", scratch / "apt"
     for directory in (root, apt / "lists/partial", apt / "archives/partial"):
         directory.mkdir(parents=True)
-    (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_MIRROR} {suite} main\n")
+    archive, _security = debian_archives()
+    (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {archive} {suite} main\n")
     (apt / "apt.conf").write_text(
         f'Dir::Etc::sourcelist "{apt}/sources.list"; Dir::Etc::sourceparts "/dev/null";'
         f'Dir::State::lists "{apt}/lists"; Dir::Cache "{apt}"; APT::Sandbox::User "root";'

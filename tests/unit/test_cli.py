@@ -74,6 +74,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
     assert len(done.stdout.splitlines()) <= 24
     for command in ("drops", "probes", "lab"):
         assert f"\n  {command} " in done.stdout
+    assert "..." not in done.stdout.split("\nCommands:\n")[1]
 
 
 @pytest.mark.parametrize(

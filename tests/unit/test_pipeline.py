@@ -32,13 +32,13 @@ from records import flow4, record, total_key
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import EventKind, Loss
-from wgtrace.loader.bcc_loader import Counters, Tracer
+from wgtrace.loader.bcc_loader import Counters, Settings, Tracer
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
 from wgtrace.pipeline import DropsRun, Filter, Limits, Signals
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import Sink
-from wgtrace.state.types import Device, Snapshot
+from wgtrace.state.types import Device, Namespace, Snapshot
 
 Step = bytes | Callable[[], None]
 
@@ -273,7 +273,7 @@ def test_what_cannot_be_decoded_is_counted() -> None:
     assert told.reasons == ["bad_header"]
     assert told.summary["lost"]["undecodable"] == 3
     assert told.summary["complete"] is False
-    assert "3 records could not be decoded" in told.summary["incomplete_because"]
+    assert "3 records could not be read: not shown, perhaps not counted" in told.summary["incomplete_because"]
 
 
 @pytest.mark.parametrize("polls", [[[BAD] * 5], [[BAD], [BAD], [BAD], [BAD]]])
@@ -401,34 +401,51 @@ NONE_LOST = dict.fromkeys(Loss, 0)
     [
         (
             Counters({**NONE_LOST, Loss.LOST_EVENTS: 5}, {}, 0),
-            "5 events found the buffer full: counted, not shown",
+            "5 records found the buffer full: counted, not shown",
             "events",
             5,
         ),
-        (Counters(NONE_LOST, {}, 7), "the kernel skipped 7 runs of a probe", "missed_probes", 7),
+        (
+            Counters(NONE_LOST, {}, 7),
+            "the kernel skipped 7 runs of a probe: so many drops may be missing above",
+            "missed_probes",
+            7,
+        ),
+        (
+            Counters(NONE_LOST, {}, 1),
+            "the kernel skipped 1 run of a probe: so many drops may be missing above",
+            "missed_probes",
+            1,
+        ),
         (
             Counters({**NONE_LOST, Loss.LOST_UNCLASSIFIED: 2}, {}, 0),
-            "WireGuard freed 2 packets at a place that wgtrace does not know",
+            "WireGuard freed 2 packets at a place that wgtrace does not know: drops may be missing above",
             "unclassified",
             2,
         ),
         (
             Counters({**NONE_LOST, Loss.LOST_FRAMES: 3}, {}, 0),
-            "3 handshake messages were seen only in part",
+            "3 handshake messages seen only in part: refusals may be missing above",
             "frames",
             3,
         ),
         (
             Counters({**NONE_LOST, Loss.LOST_TOTALS: 3}, {}, 0),
-            "3 drops are counted by reason only: more kinds than the totals hold",
+            "3 drops counted by reason only: too many peers for the table of totals",
             "totals",
             3,
         ),
         (
             Counters(NONE_LOST, {Reason.BAD_HEADER: 11, Reason.INVALID_MAC1: 2}, 0),
-            "13 drops came too fast: counted, not shown",
+            "Totals are exact; 13 rows were not shown (at most 1,000 a second for each reason and CPU)",
             "rate_limited",
             {"bad_header": 11, "invalid_mac1": 2},
+        ),
+        (
+            Counters(NONE_LOST, {Reason.BAD_HEADER: 19_000}, 0),
+            "Totals are exact; 19,000 rows were not shown (at most 1,000 a second for each reason and CPU)",
+            "rate_limited",
+            {"bad_header": 19_000},
         ),
     ],
 )
@@ -441,6 +458,36 @@ def test_what_was_lost_makes_a_result_incomplete(
     assert told.summary["complete"] is False
     assert told.summary["incomplete_because"] == [said]
     assert told.summary["lost"][where] == count
+
+
+def test_rows_left_out_do_not_make_totals_exact() -> None:
+    """Beside another loss nothing is said to be exact; alone it is no heading in the table."""
+    limited = {Reason.BAD_HEADER: 1}
+    both = run(Replay([], counted=Counters(NONE_LOST, limited, 7)))
+    alone = run(Replay([], counted=Counters(NONE_LOST, limited, 0)))
+
+    assert both.summary["incomplete_because"][1:] == [
+        "1 row was not shown (at most 1,000 a second for each reason and CPU)"
+    ]
+    assert "This is incomplete:\n  the kernel skipped 7 runs" in both.table
+    assert "\nTotals are exact; 1 row was not shown" in alone.table
+    assert "incomplete" not in alone.table
+
+
+def test_the_limit_of_rows_is_what_the_summary_says() -> None:
+    """The number in the sentence is the one that the programs are given."""
+    told = run(Replay([], counted=Counters(NONE_LOST, {Reason.BAD_HEADER: 1}, 0)))
+
+    assert f"{Settings(None).events_per_second:,} a second" in told.summary["incomplete_because"][0]
+
+
+def test_the_banner_names_namespaces() -> None:
+    """The names of the snapshot's namespaces reach the sinks."""
+    second = Namespace(7, "/run/netns/blue", "blue")
+    state = snapshot(device(), replace(device(), netns=7))
+    told = run(Replay([]), Host(replace(state, namespaces=(*state.namespaces, second))))
+
+    assert told.table.startswith(f"wg0 in netns {NETNS}: 3 peers, port 51820.\nwg0 in netns blue: ")
 
 
 def test_a_probe_that_is_missing_makes_a_result_incomplete() -> None:

@@ -127,7 +127,7 @@ def kernel_image(kernel: Kernel) -> Image:
 
 def _debootstrap(options: list[str], release: str, backports: bool, output: Path) -> None:
     """Have mmdebstrap make a tar archive of a Debian tree."""
-    archive, security = _debian_archives()
+    archive, security = debian_archives()
     suites = [f"deb {archive} {release} main"]
     if security:
         suites.append(f"deb {security} {release}-security main")
@@ -138,7 +138,7 @@ def _debootstrap(options: list[str], release: str, backports: bool, output: Path
     _run(command, env={**os.environ, "TMPDIR": str(scratch_dir())})
 
 
-def _debian_archives() -> tuple[str, str]:
+def debian_archives() -> tuple[str, str]:
     """Ask apt where this machine gets Debian from: (archive, security archive or "")."""
     fields = "$(REPO_URI)|$(RELEASE)|$(ORIGIN)"
     listing = _run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])

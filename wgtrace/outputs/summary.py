@@ -24,7 +24,7 @@ _READABLE: Final = 160
 """Findings are prose: no line gets longer than this, however wide the terminal is."""
 _NAMED: Final = 3
 """Interfaces that the headline names."""
-_STAYS: Final = " "
+_STAYS: Final = "\xa0"
 """A space where no line is broken."""
 
 
@@ -33,7 +33,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     put(console)
     if summary.interim:
         put(console, ("So far:", "bold"))
-    for line in _lines(console, headline(summary).replace("Nothing lost", f"Nothing{_STAYS}lost"), "  "):
+    whole = headline(summary).replace("Nothing lost", f"Nothing{_STAYS}lost").replace(" +", f"{_STAYS}+")
+    for line in _lines(console, whole, "  "):
         put(console, (line.replace(_STAYS, " "), "bold"))
     _put_totals(console, summary)
     for text in counter_mismatches(summary.reconciliation):
@@ -58,7 +59,7 @@ def _is_only_limited(summary: Summary) -> bool:
 
 
 def headline(summary: Summary) -> str:
-    """`6 packets dropped in 11 s: 5 are in wg0's counters (rx_errors +4, ...), the kernel counts 1 nowhere.`"""
+    """`6 packets dropped in 11 s: 5 are in wg0's counters (rx_errors +5), the kernel counts 1 nowhere.`"""
     count = sum(total.count for total in summary.totals)
     span = _span(summary.duration_s)
     if not count:
@@ -86,11 +87,10 @@ def _where_counted(summary: Summary, count: int) -> str:
     if len(ours) > _NAMED:
         parts.append(f"{counted} are in the counters of {len(ours)} interfaces")
     for (ifname, netns), of in sorted(ours.items()) if not parts else ():
-        is_only = sum(name == ifname for name, _ in ours) == 1
-        who = (
-            f"{clean(ifname)}'s counters" if is_only else f"the counters of {clean(ifname)} in netns {netns}"
-        )
-        moves = ", ".join(_move(name, n, moved[ifname, netns, name]) for name, n in sorted(of.items()))
+        is_only = sum(key[0] == ifname for key in ours) == 1
+        name = clean(ifname)
+        who = f"{name}'s counters" if is_only else f"the counters of {name} in netns {netns}"
+        moves = ", ".join(_move(c, n, moved[ifname, netns, c]) for c, n in sorted(of.items()))
         here = sum(of.values())
         subject = ("it" if count == 1 else "all") if here == count else str(here)
         parts.append(f"{subject} {'is' if here == 1 else 'are'} in {who} ({moves})")

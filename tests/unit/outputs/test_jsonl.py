@@ -195,6 +195,21 @@ def test_every_slug_makes_a_valid_line() -> None:
     assert [line.get("slug") for line in lines[:-1]] == list(SLUGS)
 
 
+def test_without_rows_there_are_no_drop_lines() -> None:
+    """A quiet run writes start, findings and summary only."""
+    out = io.StringIO()
+    sink = JsonLinesSink(out, rows=False)
+    sink.start(run_start())
+    sink.drop(seen(nobody()))
+    sink.summary(summary(findings=Scene().dropped(nobody()).findings))
+
+    assert [json.loads(line)["type"] for line in out.getvalue().splitlines()] == [
+        "start",
+        "finding",
+        "summary",
+    ]
+
+
 def test_summary_line_is_as_the_contract_has_it() -> None:
     """Totals, losses, completeness and the counters."""
     losses = Losses(events=1, rate_limited={"invalid_mac1": 12})

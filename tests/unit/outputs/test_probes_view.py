@@ -43,6 +43,26 @@ def test_probes_in_few_columns_take_two_lines() -> None:
     )
 
 
+def test_a_second_best_mechanism_says_why() -> None:
+    """Where a kprobe stands in for fentry or a tracepoint it says why; what is preferred does not."""
+    kinds = [Mechanism.KPROBE, Mechanism.KRETPROBE, Mechanism.FENTRY, Mechanism.RAW_TRACEPOINT]
+    probes = [attached_probe(number, kind) for number, kind in enumerate(kinds)]
+    wide, narrow = console(80), console(60)
+    print_probes(wide, probes)
+    print_probes(narrow, probes[:1])
+
+    assert written(wide) == (
+        "PROBE    MECHANISM       TARGET   TELLS\n"
+        "probe-0  kprobe          wg_xmit  a packet was sent\n"
+        "     kprobe: in BTF\n"
+        "probe-1  kretprobe       wg_xmit  a packet was sent\n"
+        "     kretprobe: in BTF\n"
+        "probe-2  fentry          wg_xmit  a packet was sent\n"
+        "probe-3  raw tracepoint  wg_xmit  a packet was sent\n"
+    )
+    assert written(narrow).endswith("wg_xmit\n     a packet was sent\n     kprobe: in BTF\n")
+
+
 def test_a_whole_catalogue_says_nothing_of_missing() -> None:
     """With everything attached there is only the table."""
     to = console(200)

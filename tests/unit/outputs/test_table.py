@@ -35,7 +35,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.types import Losses, Tai64n
+from wgtrace.events.types import DropTotal, Losses, Tai64n
 from wgtrace.outputs.console import WIDE, make_console
 from wgtrace.outputs.summary import headline
 from wgtrace.outputs.table import TableSink, banner
@@ -53,7 +53,8 @@ def whole_run() -> Scene:
     long6 = flow(
         "2001:db8:1234:5678:9abc:def0:1234:5678", "2001:db8:8765:4321:ffff:ffff:ffff:fff1", 6, 52114, 443
     )
-    scene = Scene(counters=(CounterLine("wg0", NETNS, "rx_errors", 23, 23),))
+    moved = {"rx_errors": 23, "rx_frame_errors": 23, "tx_errors": 20, "tx_dropped": 5}
+    scene = Scene(counters=tuple(CounterLine("wg0", NETNS, name, n, n) for name, n in moved.items()))
     scene.dropped(nobody())
     scene.dropped(drop(Reason.INVALID_MAC1, outer=outer("192.0.2.7", 4500)), 2)
     scene.dropped(drop(Reason.ALLOWEDIPS_NO_PEER, inner=flow("10.9.0.1", "10.9.5.1", 1)), 7)
@@ -140,6 +141,14 @@ def test_two_interfaces_get_a_column() -> None:
     assert "hub/wg0" in lines[3]
 
 
+def test_banner_has_the_names_of_namespaces() -> None:
+    """With several namespaces each is called by its name where it has one."""
+    start = replace(run_start((), device(), replace(device(), netns=7)), netns_names={7: "blue\x1b"})
+
+    assert [line.split(":")[0] for line in banner(start)] == [f"wg0 in netns {NETNS}", "wg0 in netns blue"]
+    assert banner(replace(start, devices=start.devices[1:]))[0].startswith("wg0: ")
+
+
 def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe gets no escape sequence, nor does a terminal with NO_COLOR."""
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -198,27 +207,54 @@ def test_no_drops_is_only_said_of_a_complete_run() -> None:
 
 
 def test_a_counter_that_does_not_fit_is_said() -> None:
-    """When the interface counted more than was seen, nothing is `accounted for`."""
+    """When the interface counted more than was seen, that is said, and nothing is said to fit."""
     to = console(100)
     counters = (CounterLine("wg0", NETNS, "rx_errors", 30, 23),)
     TableSink(to).summary(summary(total(Reason.SRC_NOT_ALLOWED, 23, BERLIN), reconciliation=counters))
     text = written(to)
 
-    assert "accounted for" not in text
+    assert text.startswith("\n23 packets dropped in 31 s. Nothing lost.\n")
     assert "wg0 rx_errors moved by 30, and 23 drops are counted there: 7 of it is not explained." in text
 
 
 def test_losses_are_said_and_nothing_lost_is_not() -> None:
-    """Each kind of loss has its line and its consequence, where the caller gave no words for it."""
+    """What was lost is said in the words of the run, under a heading of its own."""
     to = console(200)
-    losses = Losses(1, 2, 3, 4, 5, 6, {"invalid_mac1": 12})
-    TableSink(to).summary(summary(total(Reason.INVALID_MAC1, 23), complete=False, losses=losses))
-    text = written(to)
+    because = ("1 record found the buffer full", "12 rows were not shown")
+    losses = Losses(events=1, rate_limited={"invalid_mac1": 12})
+    drops = total(Reason.INVALID_MAC1, 23)
+    TableSink(to).summary(summary(drops, complete=False, losses=losses, incomplete_because=because))
 
-    assert "Nothing lost" not in text
-    assert "Counted but not shown one by one, to keep up: 12 packets (invalid_mac1 12)." in text
-    for words in ("1 record ", "2 probe runs", "3 records", "4 drops", "5 packets", "6 handshake messages"):
-        assert words in text
+    assert written(to).splitlines()[1:] == [
+        "23 packets dropped in 31 s: the kernel counts them nowhere.",
+        "This is incomplete:",
+        f"  {because[0]}",
+        f"  {because[1]}",
+    ]
+
+
+def test_rows_left_out_to_keep_up_are_no_reason_to_worry() -> None:
+    """When nothing but rows is missing, it is said without `incomplete`, and without `Nothing lost`."""
+    to = console(200)
+    limited = ("Totals are exact; 12 rows were not shown",)
+    losses = Losses(rate_limited={"invalid_mac1": 12})
+    drops = total(Reason.INVALID_MAC1, 23)
+    TableSink(to).summary(summary(drops, complete=False, losses=losses, incomplete_because=limited))
+
+    assert written(to).splitlines()[1:] == [
+        "23 packets dropped in 31 s: the kernel counts them nowhere.",
+        "Totals are exact; 12 rows were not shown.",
+    ]
+
+
+def test_a_probe_that_is_missing_beside_left_out_rows_is_incomplete() -> None:
+    """Rows left out do not hide that something else was not seen."""
+    to = console(200)
+    because = ("no probe on wg_function", "12 rows were not shown")
+    losses = Losses(rate_limited={"invalid_mac1": 12})
+    TableSink(to).summary(summary(complete=False, losses=losses, incomplete_because=because))
+
+    assert "This is incomplete:\n  no probe on wg_function\n" in written(to)
 
 
 def test_an_interim_summary_says_so() -> None:
@@ -239,13 +275,83 @@ def test_without_rows_there_are_banner_and_summary() -> None:
     assert len(written(to).splitlines()) == 1
 
 
-def test_one_packet_is_not_one_packets() -> None:
-    """The singular is right, and drops that no counter counts are said to be such."""
-    counters = (CounterLine("wg0", NETNS, "rx_errors", 0, 0),)
+def counted(counter: str, moved: int, explained: int | None = None, ifname: str = "wg0") -> CounterLine:
+    """A counter that moved so far, all of it explained unless said otherwise."""
+    return CounterLine(ifname, NETNS, counter, moved, moved if explained is None else explained)
 
-    assert headline(summary(total(Reason.SRC_NOT_ALLOWED, 1), reconciliation=counters)) == (
-        "1 packet dropped in 31 s. Nothing lost."
-    )
-    assert headline(summary(total(Reason.INVALID_MAC1, 1))) == (
-        "1 packet dropped in 31 s; no interface counter counts such drops. Nothing lost."
-    )
+
+RX, TX = counted("rx_errors", 4), counted("tx_errors", 1)
+RX_AND_FRAME = (RX, counted("rx_frame_errors", 4))
+SRC, NO_ENDPOINT = total(Reason.SRC_NOT_ALLOWED, 4), total(Reason.NO_ENDPOINT, 1)
+UNKNOWN = total(Reason.UNKNOWN_PEER_PUBKEY, 1)
+
+
+@pytest.mark.parametrize(
+    ("totals", "counters", "said"),
+    [
+        (
+            (SRC, NO_ENDPOINT, UNKNOWN),
+            (*RX_AND_FRAME, TX),
+            "6 packets dropped in 31 s: 5 are in wg0's counters (rx_errors +4, tx_errors +1), "
+            "the kernel counts 1 nowhere.",
+        ),
+        (
+            (NO_ENDPOINT, UNKNOWN),
+            (TX,),
+            "2 packets dropped in 31 s: 1 is in wg0's counters (tx_errors +1), the kernel counts 1 nowhere.",
+        ),
+        ((SRC,), RX_AND_FRAME, "4 packets dropped in 31 s: all are in wg0's counters (rx_errors +4)."),
+        ((NO_ENDPOINT,), (TX,), "1 packet dropped in 31 s: it is in wg0's counters (tx_errors +1)."),
+        ((UNKNOWN,), (), "1 packet dropped in 31 s: the kernel counts it nowhere."),
+        ((UNKNOWN, UNKNOWN), (), "2 packets dropped in 31 s: the kernel counts them nowhere."),
+        # Only a part of the drops was asked for.
+        (
+            (SRC,),
+            (counted("rx_errors", 9), TX),
+            "4 packets dropped in 31 s: all are in wg0's counters (4 of rx_errors +9).",
+        ),
+        # What the counters do not bear out is not said.
+        ((SRC, UNKNOWN), (), "5 packets dropped in 31 s."),
+        ((SRC, UNKNOWN), (counted("rx_errors", 3),), "5 packets dropped in 31 s."),
+        ((SRC, UNKNOWN), (counted("rx_errors", 7, 4),), "5 packets dropped in 31 s."),
+        (
+            (SRC, replace(SRC, ifname="wg1"), UNKNOWN),
+            (RX, replace(RX, ifname="wg1")),
+            "9 packets dropped in 31 s: 4 are in wg0's counters (rx_errors +4), "
+            "4 are in wg1's counters (rx_errors +4), the kernel counts 1 nowhere.",
+        ),
+        (
+            (SRC, replace(SRC, netns=7)),
+            (RX, replace(RX, netns=7)),
+            "8 packets dropped in 31 s: 4 are in the counters of wg0 in netns 7 (rx_errors +4), "
+            f"4 are in the counters of wg0 in netns {NETNS} (rx_errors +4).",
+        ),
+        (
+            (*(replace(SRC, ifname=f"wg{n}") for n in range(4)), UNKNOWN),
+            tuple(replace(RX, ifname=f"wg{n}") for n in range(4)),
+            "17 packets dropped in 31 s: 16 are in the counters of 4 interfaces, "
+            "the kernel counts 1 nowhere.",
+        ),
+    ],
+)
+def test_headline_says_which_drops_the_kernel_counts(
+    totals: tuple[DropTotal, ...], counters: tuple[CounterLine, ...], said: str
+) -> None:
+    """How many are in which counters, how many in none; a sub-counter is not named beside its whole."""
+    given = summary(*totals, reconciliation=counters)
+
+    assert headline(given) == f"{said} Nothing lost."
+    assert headline(replace(given, complete=False)) == said
+
+
+@pytest.mark.parametrize("width", [40, 53, 68, 80, 97, 106, 200])
+def test_headline_is_wrapped(width: int) -> None:
+    """It fits the console, and what scripts look for stays on one line."""
+    to = console(width)
+    TableSink(to).summary(summary(SRC, NO_ENDPOINT, UNKNOWN, reconciliation=(*RX_AND_FRAME, TX)))
+    lines = written(to).split("    COUNT")[0].splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith("6 packets dropped in 31 s: ")
+    for words in ("rx_errors +4", "tx_errors +1", "Nothing lost."):
+        assert any(words in line for line in lines)
