@@ -271,9 +271,9 @@ def _unpack(kernel: str, scratch: Path, tree: Path) -> None:
     for directory in (root, tree, apt / "lists/partial", apt / "archives/partial"):
         directory.mkdir(parents=True)
     suite = _SUITES[kernel]
-    archive, security = debian_archives()
+    mirror, security = debian_archives()
     (apt / "sources.list").write_text(
-        f"deb [signed-by={_KEYRING}] {archive} {suite} main\n"
+        f"deb [signed-by={_KEYRING}] {mirror} {suite} main\n"
         f"deb [signed-by={_KEYRING}] {security} {suite}-security main\n"
     )
     (apt / "apt.conf").write_text(
