@@ -165,9 +165,10 @@ static __always_inline void drop_in_receive(struct drop *drop, struct sk_buff *s
 	u16 dport = swap16(READ(((struct udphdr *)view->transport)->dest));
 	struct wg_peer *peer;
 
+	/* First: the verifier walks this loop anew for each way out of what comes before it. */
+	drop->wg = device_by_port(view->dev, dport);
 	drop->sub_reason = bad_header(drop, view);
 	drop->outer = view->network;
-	drop->wg = device_by_port(view->dev, dport);
 	if (drop->sub_reason) {
 		drop->reason = WGT_BAD_HEADER;
 		return;

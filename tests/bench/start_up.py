@@ -161,10 +161,6 @@ def _compile(way: Way, kernel: str) -> float:
     compiler = bcc_loader._import_bcc()
 
     class Module:
-        @staticmethod
-        def support_kfunc() -> bool:
-            return True
-
         def __init__(self, text: bytes, cflags: Sequence[str]) -> None:
             self.kept = compiler(text=text, cflags=cflags)
             raise _CompiledError

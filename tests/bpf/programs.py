@@ -48,11 +48,8 @@ def variants(kernel: Kernel, only_kprobes: bool) -> list[tuple[Program, str]]:
     Args:
         only_kprobes: As where every fentry was refused; else as where the kernel has it.
     """
-    module = bcc_loader._import_bcc()
-    module.support_kfunc = staticmethod(lambda: True)  # type: ignore[attr-defined]  # BCC has no types
     tracer = Tracer.__new__(Tracer)  # it would attach at once
     tracer._vmlinux, tracer._btf, tracer._symbols = kernel.vmlinux, kernel.wireguard, ()
-    tracer._module = module
     tracer._refused = {probe.name: "no fentry" for probe in CATALOGUE} if only_kprobes else {}
     return [variant for probe in CATALOGUE for variant in tracer._programs(probe)]
 

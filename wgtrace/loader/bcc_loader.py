@@ -268,12 +268,16 @@ class Tracer:
         # commit 473e3150e30a ("bpf, x86: allow function arguments up to 12 for
         # TRACING") (in v6.6); what has more is no hot path, so a kprobe does.
         fits = count is not None and count <= 6 and probe.module == WIREGUARD
-        if not fits or probe.name in self._refused or not self._module.support_kfunc():  # type: ignore[attr-defined]
+        if not fits or probe.name in self._refused or not self._has_trampolines():
             return [(kprobe, kprobe_text)]
         fentry = source.fentry_program(probe, target)
         # BCC before 0.28 has no fentry for functions of modules, and no such macro.
         guarded = f"#ifdef MODULE_KFUNC_PROBE\n{source.program_text(fentry, count or 0)}"
         return [(fentry, guarded), (kprobe, f"#else\n{kprobe_text}#endif\n")]
+
+    def _has_trampolines(self) -> bool:
+        """Whether fentry can work: what BCC's support_kfunc() asks, without its walk through kallsyms."""
+        return platform.machine() == "x86_64" and self._vmlinux.has_function("bpf_trampoline_link_prog")
 
     def _attach(self, probe: Probe, variants: list[Program]) -> ProbeStatus:
         compiled = self._compiled_functions()
