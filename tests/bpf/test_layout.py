@@ -56,3 +56,31 @@ def test_clang_lays_every_struct_out_as_the_mirror(kernel: Kernel) -> None:
     for name, mirror in STRUCTS.items():
         assert list(layout(clangs[name])) == list(layout(mirror)), name
         assert ctypes.sizeof(clangs[name]) == ctypes.sizeof(mirror), name
+
+
+@pytest.mark.usefixtures("bcc")
+def test_code_reads_the_field_that_it_names(kernel: Kernel) -> None:
+    """The code that clang makes goes to a field's very offset, also behind padding of wg_device.
+
+    Clang 14 once took `long: 64;` twice in code and once in offsetof(), so that no
+    assert at compile time could see it.
+    """
+    fields = ("encrypt_queue", "sock4", "creating_net", "index_hashtable", "device_list", "incoming_port")
+    programs = [
+        f"u64 told_{f}(struct pt_regs *ctx) {{ return __builtin_offsetof(struct wg_device, {f}); }}\n"
+        f"u64 used_{f}(struct pt_regs *ctx)\n{{\n"
+        f"\tstruct wg_device *wg = (void *)PT_REGS_PARM1(ctx);\n\n\treturn (u64)&wg->{f};\n}}\n"
+        for f in fields
+    ]
+    text = "#include <uapi/linux/ptrace.h>\n" + "".join(programs)
+    with compiled(text, kernel.wireguard.c_definitions(source.KERNEL_TYPES)) as bpf:
+        code = {f: (bpf.dump_func(f"told_{f}".encode()), bpf.dump_func(f"used_{f}".encode())) for f in fields}
+
+    def immediates(instructions: bytes, opcode: int) -> list[int]:
+        """The constants of all instructions of one kind (8 bytes each, the last 4 the constant)."""
+        words = [instructions[at : at + 8] for at in range(0, len(instructions), 8)]
+        return [int.from_bytes(word[4:], "little") for word in words if word[0] == opcode]
+
+    told = {f: immediates(first, 0xB7)[0] for f, (first, _second) in code.items()}  # mov
+    used = {f: immediates(second, 0x07)[0] for f, (_first, second) in code.items()}  # add
+    assert used == told
