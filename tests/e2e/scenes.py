@@ -7,7 +7,8 @@ import contextlib
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from noise import Impostor
 
@@ -96,6 +97,20 @@ def send_frames(host: Host, ifname: str, ethertype: int, frames: list[bytes]) ->
         for frame in frames:
             with contextlib.suppress(OSError):
                 sock.sendto(frame, (ifname, ethertype))
+
+
+def received_bytes(host: Host, public_key: str) -> int:
+    """Bytes that `host` has accepted from a peer."""
+    lines = host.wg("show", host.ifname, "transfer").splitlines()
+    return next(int(received) for key, received, _sent in map(str.split, lines) if key == public_key)
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float = 60) -> None:
+    """Wait for something to become true; AssertionError if it never does."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s"
+        time.sleep(0.02)
 
 
 def new_key(*kind: str) -> str:

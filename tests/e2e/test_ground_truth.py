@@ -10,7 +10,18 @@ import subprocess
 
 import pytest
 from noise import Impostor, ipv4, ipv6, response_for_nobody
-from scenes import ETH_P_IP, add_impostor, drop_udp_to, new_key, send, send_frames, sniffing, udp
+from scenes import (
+    ETH_P_IP,
+    add_impostor,
+    drop_udp_to,
+    new_key,
+    received_bytes,
+    send,
+    send_frames,
+    sniffing,
+    udp,
+    wait_until,
+)
 from tracer import Tracer
 
 from wgtrace.lab.topology import Network, two_hosts
@@ -212,10 +223,11 @@ def test_a_session_used_up(tracer: Tracer, ifname: str) -> None:
             for beyond in range(11):
                 sock.sendto(impostor.data(b"", counter=REJECT_AFTER_MESSAGES + beyond), to)
             report = tracer.settled(lambda r: sum(r.totals.values()) >= 11, ifname)
+            before = received_bytes(net.b, impostor.public_key)
             sock.sendto(impostor.data(b"", counter=REJECT_AFTER_MESSAGES - 1), to)
-            sock.sendto(impostor.data(b"", counter=7), to)
-            report = tracer.settled(lambda r: sum(r.totals.values()) >= 12, ifname)
-            for counter in range(6):
+            # Only once that one is through does decrypt_packet() refuse the next; before, it is too old.
+            wait_until(lambda: received_bytes(net.b, impostor.public_key) > before)
+            for counter in range(7):
                 sock.sendto(impostor.data(b"", counter=10 + counter), to)
             report = tracer.settled(lambda r: sum(r.totals.values()) >= 18, ifname)
         subs = {(t["reason"], t["sub_reason"]): t["count"] for t in report.summary["totals"]}
