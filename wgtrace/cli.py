@@ -164,11 +164,11 @@ def probes(as_json: bool) -> None:
 
     Each probe is attached for a moment, for real, and taken away again.
     """
+    _need_root()
     from wgtrace.loader.bcc_loader import Settings, Tracer
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.probes import print_probes, probes_json
 
-    _need_root()
     _progress("attaching each probe for a moment ...")
     tracer = Tracer(Settings(traced=()))
     try:
