@@ -60,6 +60,10 @@ static __always_inline bool is_traced(const struct wgt_device *device)
 	key.netns = device->netns;
 	if (traced.lookup(&key))
 		return true;
+	key.ifindex = device->ifindex;
+	if (traced.lookup(&key))
+		return true;
+	key.ifindex = 0;
 	__builtin_memcpy(key.ifname, device->ifname, sizeof(key.ifname));
 	return traced.lookup(&key) != NULL;
 }

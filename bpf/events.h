@@ -231,6 +231,7 @@ enum wgt_loss {
 	WGT_LOST_TOTALS = 1,	   /* the totals map was full: counted by reason only */
 	WGT_LOST_UNCLASSIFIED = 2, /* freed in WireGuard at a place not in the catalogue */
 	WGT_LOST_FRAMES = 3,	   /* a handshake's exit was seen without its entry */
+	WGT_LOST_DEVICES = 4,	   /* a drop's interface was not found */
 	WGT_LOSSES = 8,
 };
 
@@ -248,11 +249,14 @@ struct wgt_config {
 	__u32 events_per_second; /* per reason and CPU */
 };
 
-/* Key of the map `traced`; an empty name is every interface of the namespace. */
+/*
+ * Key of the map `traced`: an interface by its name (ifindex 0) or, as it may be
+ * renamed, by its index (no name); with neither, every interface of the namespace.
+ */
 struct wgt_traced_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
-	__u32 pad;
+	__u32 ifindex;
 };
 
 /* Functions of WireGuard that free packets: values of the map `sites`. */

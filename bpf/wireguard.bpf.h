@@ -252,6 +252,8 @@ static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
 	struct wgt_drop_event *e;
 
 	read_device(&device, drop->wg);
+	if (!device.ifindex)
+		count_loss(WGT_LOST_DEVICES);
 	if (!is_traced(&device))
 		return NULL;
 

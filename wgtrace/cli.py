@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import sys
 import time
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wgtrace import __version__
-from wgtrace.errors import UnsupportedError, UsageError, WgtraceError
+from wgtrace.errors import OutputError, UnsupportedError, UsageError, WgtraceError
 from wgtrace.events.reasons import Direction, Reason
 from wgtrace.lab.commands import lab
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:  # the commands import what they need: a help text is not to w
 
 EXIT_FINDINGS = 1
 EXIT_INTERNAL = 4
+_PR_SET_DUMPABLE = 4
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -35,10 +39,21 @@ class _Quiet(click.Group):
         """Run the command; click itself would make a closed pipe exit status 1."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            # The reader has what it wanted. Nothing more goes there, also not at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # the reader has what it wanted
+            _write_no_more()
             return None
+        except OSError as exc:
+            if exc.errno not in _CANNOT_WRITE:
+                raise
+            _write_no_more()
+            raise OutputError(
+                "the output cannot be written", exc.strerror or "", "make room, or write it elsewhere"
+            ) from exc
+
+
+def _write_no_more() -> None:
+    """Nothing more goes to standard output, also not at exit, where it would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Quiet, context_settings=_HELP)
@@ -142,7 +157,13 @@ def drops(
         _progress(f"attaching to {view.described} ...")
         tracer = Tracer(Settings(view.traced))
         try:
-            run = DropsRun(tracer, view.snapshot, [_sink(as_json, quiet)], clock_offset_ns(), wanted)
+
+            def snapshot() -> Snapshot:
+                taken = view.snapshot()
+                tracer.follow((device.netns, device.ifindex) for device in taken.devices)
+                return taken
+
+            run = DropsRun(tracer, snapshot, [_sink(as_json, quiet)], clock_offset_ns(), wanted, _warn)
             run.start()
             if verbose:
                 for status in tracer.probes:
@@ -231,7 +252,9 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
             None, "every WireGuard interface", lambda: snapshot.take(namespaces.all_namespaces(), names)
         )
     namespace = namespaces.by_name_or_path(netns) if netns else namespaces.current()
-    found = wireguard.devices(namespace, names, interfaces or None)
+    # A name that is no UTF-8 is shown, and read from the kernel, with U+FFFD in it.
+    shown = tuple(os.fsencode(name).decode(errors="replace") for name in interfaces) or None
+    found = wireguard.devices(namespace, names, shown)
     if not found:
         wireguard.need_wireguard()
         raise UsageError(
@@ -239,17 +262,18 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
             f"none in network namespace {namespace.name or namespace.inode}",
             "wg-quick up NAME, or --netns NAME, or --all",
         )
-    only = interfaces or None
     return _View(
         tuple((name, namespace.inode) for name in interfaces or ("",)),
         ", ".join(device.ifname for device in found),
-        lambda: snapshot.take((namespace,), names, only),
+        snapshot.Followed(namespace, names, shown, _warn).take,
     )
 
 
 def _need_root() -> None:
+    """Be root, and leave no core: environment and memory of root's are nobody's business."""
     if os.geteuid() != 0:
         raise UnsupportedError("wgtrace needs root", "it loads BPF programs", "sudo wgtrace ...")
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _reason(text: str) -> Reason:

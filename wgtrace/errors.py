@@ -7,6 +7,7 @@ WgtraceError            exit status 4
 ├── CompileError        4   the BPF text did not compile or load
 ├── StateError          4   netlink would not answer
 ├── UndecodableRecordError  4   a record that is no event of this ABI
+├── OutputError         4   the disk is full, or the terminal is gone
 └── LabError            4   the virtual machine did not come up, or died
 """
 
@@ -53,6 +54,10 @@ class StateError(WgtraceError):
 
 class UndecodableRecordError(WgtraceError):
     """A ring-buffer record that is no event of this ABI."""
+
+
+class OutputError(WgtraceError):
+    """What a run has to say cannot be written."""
 
 
 class LabError(WgtraceError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,17 +16,17 @@ from wgtrace.diagnosis.explain import explain
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.diagnosis.words import count_of
 from wgtrace.enrich import enrich
-from wgtrace.errors import UndecodableRecordError
+from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events import decode
 from wgtrace.events.decode import Decoder
 from wgtrace.events.reasons import CATALOGUE, Direction, Reason
 from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, Losses
 from wgtrace.events.wire import Loss
+from wgtrace.interfaces import COUNTERS, Interfaces
 from wgtrace.loader.bcc_loader import Tracer, bcc_version, kernel_release
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
-from wgtrace.state.types import Device, Snapshot
+from wgtrace.state.types import Snapshot
 
-COUNTERS = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
 POLL_S = 0.2
 _ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
 
@@ -61,14 +62,24 @@ class Limits:
 
 @dataclass(slots=True)
 class Signals:
-    """SIGINT and SIGTERM end a run, SIGUSR1 asks for a count in between."""
+    """SIGINT, SIGTERM and SIGHUP end a run, SIGUSR1 asks for a count in between.
 
+    Before there is anything to count, and when asked twice, they end the process:
+    the kernel itself takes away all that was attached.
+
+    Attributes:
+        is_running: Whether there is a run that looks at `stop`.
+    """
+
+    is_running: bool = False
     stop: bool = False
     interim: bool = False
     _previous: dict[signal.Signals, object] = field(default_factory=dict)
 
     def __enter__(self) -> Signals:
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGUSR1: self._interim}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
+            handlers[signal.SIGHUP] = self._stop
         for number, handler in handlers.items():
             self._previous[number] = signal.signal(number, handler)
         return self
@@ -77,29 +88,15 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop:  # perhaps nobody reads what is being written
+            os._exit(128 + number)
         self.stop = True
+        if not self.is_running:
+            raise SystemExit(128 + number)
 
     def _interim(self, _number: int, _frame: FrameType | None) -> None:
         self.interim = True
-
-
-@dataclass(slots=True)
-class _Counters:
-    """An interface's counters: `base` when the run began, and what a former one of its name moved."""
-
-    ifindex: int
-    base: dict[str, int]
-    now: dict[str, int]
-    before: dict[str, int]
-
-    def moved(self, counter: str) -> int:
-        """How far it moved since the run began."""
-        return self.before.get(counter, 0) + self.now[counter] - self.base[counter]
-
-    def now_and_before(self) -> dict[str, int]:
-        """What has moved until now, to be carried over."""
-        return {counter: self.moved(counter) for counter in self.now}
 
 
 class DropsRun:
@@ -110,6 +107,7 @@ class DropsRun:
         take_snapshot: Gives the configuration of this moment.
         sinks: Where the run is told.
         clock_offset_ns: CLOCK_REALTIME minus CLOCK_BOOTTIME.
+        report: Gets a sentence when an interface is renamed or moved.
     """
 
     def __init__(
@@ -119,6 +117,7 @@ class DropsRun:
         sinks: Sequence[Sink],
         clock_offset_ns: int,
         wanted: Filter,
+        report: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._tracer = tracer
         self._take_snapshot = take_snapshot
@@ -131,10 +130,11 @@ class DropsRun:
         self._shown = 0
         self._unknown_devices: set[tuple[str, int]] = set()
         self._names: dict[str, str] = {}
-        self._counters: dict[tuple[str, int], _Counters] = {}
+        self._interfaces = Interfaces(report)
+        self._blind: tuple[str, ...] = ()
         self._started = time.monotonic()
-        self._use(take_snapshot(), first=True)
-        self._explained_before = self._explained(self._totals()[0])
+        self._use(take_snapshot())
+        self._before = self._totals()[0]
 
     def start(self) -> None:
         """Tell the sinks that all probes are attached."""
@@ -151,7 +151,21 @@ class DropsRun:
             sink.start(start)
 
     def run(self, limits: Limits, signals: Signals) -> tuple[Finding, ...]:
-        """Show drops until a limit or a signal; then the summary. Gives the findings."""
+        """Show drops until a limit or a signal; then the summary. Gives the findings.
+
+        Raises:
+            UnsupportedError: Nothing can be seen any more; the summary was written.
+        """
+        signals.is_running = True
+        try:
+            self._follow(limits, signals)
+        except UnsupportedError as exc:
+            self._blind = (exc.what,)
+            self._summarise(interim=False)
+            raise
+        return self._summarise(interim=False)
+
+    def _follow(self, limits: Limits, signals: Signals) -> None:
         deadline = self._started + limits.duration_s if limits.duration_s is not None else None
         while not signals.stop:
             wait_s = POLL_S
@@ -168,7 +182,6 @@ class DropsRun:
                 break
         if limits.count is None:
             self._take(self._tracer.records(0), limits)
-        return self._summarise(interim=False)
 
     # -- events --------------------------------------------------------------
 
@@ -187,9 +200,9 @@ class DropsRun:
                 self._use(self._take_snapshot())
                 stale = False
             if isinstance(event, DropEvent):
-                self._show(event, limits)
+                self._show(self._interfaces.at(event), limits)
             else:
-                self._evidence.feed(event)
+                self._evidence.feed(self._interfaces.at(event))
         if stale:
             self._use(self._take_snapshot())
 
@@ -211,23 +224,13 @@ class DropsRun:
         self._unknown_devices.add((ifname, netns))
         return True
 
-    def _use(self, snapshot: Snapshot, *, first: bool = False) -> None:
+    def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        for was, now in self._interfaces.take(snapshot):
+            self._evidence.rename(was, now)
         self._evidence.set_snapshot(snapshot)
         for device in snapshot.devices:
             self._names.update({p.public_key: p.name for p in device.peers if p.name})
-            self._count(device, is_first=first)
-
-    def _count(self, device: Device, *, is_first: bool) -> None:
-        """Follow an interface's counters; one that is made anew starts them at 0."""
-        now = {counter: device.counters.get(counter, 0) for counter in COUNTERS}
-        known = self._counters.get((device.ifname, device.netns))
-        if known is None or known.ifindex != device.ifindex:
-            before = known.now_and_before() if known else {}
-            base = now if is_first else dict.fromkeys(COUNTERS, 0)
-            known = _Counters(device.ifindex, base, now, before)
-            self._counters[device.ifname, device.netns] = known
-        known.now = now
 
     # -- totals --------------------------------------------------------------
 
@@ -244,7 +247,7 @@ class DropsRun:
                 handshakes.append(total)
             else:
                 drops.append(total)
-        return tuple(drops), tuple(handshakes)
+        return self._interfaces.named(drops), self._interfaces.named(handshakes)
 
     @staticmethod
     def _explained(drops: Iterable[DropTotal]) -> dict[tuple[str, int, str], int]:
@@ -258,14 +261,14 @@ class DropsRun:
     def _reconcile(self, drops: Iterable[DropTotal]) -> tuple[CounterLine, ...]:
         """Hold the interface counters against the totals."""
         explained = self._explained(drops)
+        before = self._explained(self._interfaces.named(self._before))
         lines = []
-        for (ifname, netns), counters in self._counters.items():
+        for (ifname, netns), moved in self._interfaces.counters():
             for counter in COUNTERS:
                 key = (ifname, netns, counter)
-                moved = counters.moved(counter)
-                count = explained.get(key, 0) - self._explained_before.get(key, 0)
-                if moved or count:
-                    lines.append(CounterLine(*key, moved, count))
+                count = explained.get(key, 0) - before.get(key, 0)
+                if moved[counter] or count:
+                    lines.append(CounterLine(*key, moved[counter], count))
         return tuple(lines)
 
     def _losses(self) -> Losses:
@@ -277,6 +280,7 @@ class DropsRun:
             totals=counters.losses[Loss.LOST_TOTALS],
             unclassified=counters.losses[Loss.LOST_UNCLASSIFIED],
             frames=counters.losses[Loss.LOST_FRAMES],
+            devices=counters.losses[Loss.LOST_DEVICES],
             rate_limited={reason.id: count for reason, count in counters.limited.items()},
         )
 
@@ -308,6 +312,11 @@ class DropsRun:
                 f"{count_of(losses.frames, 'handshake message')} seen only in part: "
                 "refusals may be missing above",
             ),
+            (
+                losses.devices,
+                f"the interface of {count_of(losses.devices, 'drop')} was not found: "
+                "drops may be missing above",
+            ),
         )
         said = [text for count, text in counted if count]
         said += [
@@ -315,7 +324,7 @@ class DropsRun:
             for status in self._tracer.probes
             if status.mechanism is None
         ]
-        said += self._snapshot.unreadable
+        said += [*self._blind, *self._snapshot.unreadable]
         if hidden:
             rows = f"{hidden:,} {'row was' if hidden == 1 else 'rows were'} not shown {_ROW_LIMIT}"
             said.append(rows if said else f"Totals are exact; {rows}")

@@ -430,6 +430,12 @@ NONE_LOST = dict.fromkeys(Loss, 0)
             3,
         ),
         (
+            Counters({**NONE_LOST, Loss.LOST_DEVICES: 5}, {}, 0),
+            "the interface of 5 drops was not found: drops may be missing above",
+            "devices",
+            5,
+        ),
+        (
             Counters({**NONE_LOST, Loss.LOST_TOTALS: 3}, {}, 0),
             "3 drops counted by reason only: too many peers for the table of totals",
             "totals",

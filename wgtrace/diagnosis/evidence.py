@@ -64,6 +64,12 @@ class Evidence:
             interface.device = device
             interface.enter = _enter(spaces.get(device.netns))
 
+    def rename(self, was: tuple[str, int], now: tuple[str, int]) -> None:
+        """What was seen of an interface is of one with another name, or in another namespace, from now on."""
+        if interface := self._interfaces.pop(was, None):
+            interface.ifname, interface.netns = now
+            self._interfaces[now] = interface
+
     def set_counters(self, counters: Iterable[CounterLine]) -> None:
         """Take how far the interface counters moved."""
         for interface in self._interfaces.values():

@@ -193,6 +193,7 @@ class Losses:
         totals: Drops that found the totals map full: counted by reason only.
         unclassified: Packets freed in WireGuard at a place not in the catalogue.
         frames: Handshake exits seen without their entry.
+        devices: Drops whose interface was not found: with IFACE they are not in the totals.
         rate_limited: Drops counted in the totals but not shown, by reason id.
     """
 
@@ -202,4 +203,5 @@ class Losses:
     totals: int = 0
     unclassified: int = 0
     frames: int = 0
+    devices: int = 0
     rate_limited: dict[str, int] = field(default_factory=dict)

@@ -31,6 +31,7 @@ class Loss(enum.IntEnum):
     LOST_TOTALS = 1
     LOST_UNCLASSIFIED = 2
     LOST_FRAMES = 3
+    LOST_DEVICES = 4
 
 
 class Site(enum.IntEnum):
@@ -236,7 +237,8 @@ class TracedKeyWire(ctypes.Structure):
 
     ifname: ctypes.Array[c_uint8]
     netns: int
-    _fields_ = [("ifname", c_uint8 * 16), ("netns", c_uint32), ("pad", c_uint32)]
+    ifindex: int
+    _fields_ = [("ifname", c_uint8 * 16), ("netns", c_uint32), ("ifindex", c_uint32)]
 
 
 class SiteRangeWire(ctypes.Structure):

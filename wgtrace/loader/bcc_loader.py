@@ -14,7 +14,7 @@ import os
 import platform
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,6 +164,8 @@ class Tracer:
         self._records: deque[bytes] = deque()
         self._fds: list[int] = []
         self._program_fds: list[int] = []
+        self._followed: set[tuple[int, int]] = set()
+        self._module_id = kernel.module_id(WIREGUARD)
         vmlinux = Btf.vmlinux()
         self._vmlinux = vmlinux
         self._btf = Btf.module(WIREGUARD, vmlinux)
@@ -382,7 +384,7 @@ class Tracer:
         self._set("config", ctypes.c_uint32(0), config)
         for ifname, netns in self._settings.traced or ():
             key = TracedKeyWire(netns=netns)
-            raw = ifname.encode()[:15]
+            raw = os.fsencode(ifname)[:15]
             key.ifname[: len(raw)] = list(raw)
             self._set("traced", key, ctypes.c_uint32(1))
         ranges = kernel.text_ranges(self._symbols, _SITES)
@@ -396,6 +398,24 @@ class Tracer:
         for slot, found in enumerate(ranges):
             sites.range[slot] = SiteRangeWire(found.start, found.end, _SITES[found.function])
         self._set("sites", ctypes.c_uint32(0), sites)
+
+    def follow(self, interfaces: Iterable[tuple[int, int]]) -> None:
+        """Trace these interfaces, whatever they are called from now on, and no others under any name.
+
+        Args:
+            interfaces: (inode of the namespace, index in it) of each.
+        """
+        if self._settings.traced is None:
+            return
+        from bcc import lib
+
+        wanted = set(interfaces)
+        for netns, ifindex in wanted - self._followed:
+            self._set("traced", TracedKeyWire(netns=netns, ifindex=ifindex), ctypes.c_uint32(1))
+        fd = self._bpf[b"traced"].map_fd
+        for netns, ifindex in self._followed - wanted:
+            lib.bpf_delete_elem(fd, ctypes.byref(TracedKeyWire(netns=netns, ifindex=ifindex)))
+        self._followed = wanted
 
     def _set(self, table: str, key: object, value: object) -> None:
         """Write one map entry; the wire classes stand in for BCC's own."""
@@ -413,7 +433,17 @@ class Tracer:
         return 0
 
     def records(self, timeout_s: float) -> list[bytes]:
-        """Records since the last call; waits up to `timeout_s` for the first."""
+        """Records since the last call; waits up to `timeout_s` for the first.
+
+        Raises:
+            UnsupportedError: WireGuard's module was unloaded, and the probes with it.
+        """
+        if kernel.module_id(WIREGUARD) != self._module_id:
+            raise UnsupportedError(
+                "the wireguard module was unloaded",
+                "wgtrace's probes went with it: nothing is seen since",
+                "start wgtrace again",
+            )
         try:
             self._bpf.ring_buffer_poll(int(timeout_s * 1000))
         except OSError as exc:

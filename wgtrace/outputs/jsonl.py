@@ -132,6 +132,7 @@ def summary_json(summary: Summary) -> Json:
             "totals": losses.totals,
             "unclassified": losses.unclassified,
             "frames": losses.frames,
+            "devices": losses.devices,
             "rate_limited": dict(losses.rate_limited),
         },
         "complete": summary.complete,

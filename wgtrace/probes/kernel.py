@@ -6,6 +6,7 @@ Never a version: the kernel is asked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ class TextRange:
     function: str
     start: int
     end: int
+
+
+def module_id(module: str) -> int:
+    """Of a module that is loaded: another one when it is loaded again. 0: it is not loaded, or built in."""
+    try:
+        return os.stat(f"/sys/module/{module}").st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def module_symbols(module: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[Symbol, ...]:

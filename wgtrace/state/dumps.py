@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the kernel dumps by netlink(7), read by pyroute2 and turned into our own types.
 
-A WireGuard dump carries private and preshared keys. So no message of pyroute2's leaves
-this module, nor what may hold one: its exceptions, and frames that a traceback keeps.
+A WireGuard dump carries private and preshared keys. The kernel writes it into a buffer
+of ours, where they are overwritten before anything else looks at it: Python and pyroute2
+make copies that nobody wipes. No message of pyroute2's leaves this module all the same,
+nor what may hold one: its exceptions, and frames that a traceback keeps.
 
 Import this late: pyroute2 loads all of itself, which takes a sixth of a second.
 """
@@ -11,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import struct
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
@@ -24,6 +28,8 @@ from pyroute2.netlink import (
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
     ctrlmsg,
 )
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
@@ -41,6 +47,13 @@ _Result = TypeVar("_Result")
 _DUMP = NLM_F_REQUEST | NLM_F_DUMP
 _MOST_TRIES = 10
 _NO_KEY = b"A" * 43 + b"="  # 32 zeros in base64
+_NETLINK_GENERIC = 16
+_BUFFER_BYTES = 1 << 16  # the kernel fills at most half of it at once
+
+# linux/netlink.h, linux/genetlink.h, linux/wireguard.h
+_NLMSGHDR, _GENLMSGHDR, _NLATTR = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
+_NLA_TYPE_MASK = 0x3FFF
+_WGDEVICE_A_IFINDEX, _WGDEVICE_A_PRIVATE_KEY, _WGDEVICE_A_PEERS, _WGPEER_A_PRESHARED_KEY = 1, 3, 8, 2
 
 # pyroute2 logs messages, keys and all, and tracebacks.
 logging.getLogger("pyroute2").setLevel(logging.CRITICAL + 1)
@@ -148,29 +161,72 @@ def link(message: Any, netns: int) -> tuple[Device, str]:
 
 
 def _family() -> int:
-    with GenericNetlinkSocket() as generic:
-        return _family_of(generic)
-
-
-def _family_of(generic: Any) -> int:
     """Number of WireGuard's family. `generic.bind()` would ask too, but log to stderr if there is none."""
-    generic.register_policy(GENL_ID_CTRL, ctrlmsg)
-    request = ctrlmsg()
-    request["cmd"], request["version"] = CTRL_CMD_GETFAMILY, 1
-    request["attrs"].append(("CTRL_ATTR_FAMILY_NAME", WG_GENL_NAME))
-    (answer,) = generic.nlm_request(request, msg_type=GENL_ID_CTRL, msg_flags=NLM_F_REQUEST)
-    return int(answer.get_attr("CTRL_ATTR_FAMILY_ID"))
+    with GenericNetlinkSocket() as generic:
+        generic.register_policy(GENL_ID_CTRL, ctrlmsg)
+        request = ctrlmsg()
+        request["cmd"], request["version"] = CTRL_CMD_GETFAMILY, 1
+        request["attrs"].append(("CTRL_ATTR_FAMILY_NAME", WG_GENL_NAME))
+        (answer,) = generic.nlm_request(request, msg_type=GENL_ID_CTRL, msg_flags=NLM_F_REQUEST)
+        return int(answer.get_attr("CTRL_ATTR_FAMILY_ID"))
 
 
 def _wireguard(link: Device, names: Mapping[str, str]) -> Device:
-    with GenericNetlinkSocket() as generic:
-        family = _family_of(generic)
-        generic.register_policy(family, wgmsg)
-        request = wgmsg()
-        request["cmd"] = WG_CMD_GET_DEVICE
-        request["attrs"].append(("WGDEVICE_A_IFINDEX", link.ifindex))
-        messages = _complete(generic.nlm_request(request, msg_type=family, msg_flags=_DUMP))
-        return configured(link, messages, names)
+    return configured(link, _complete(_dumped(_family(), link.ifindex)), names)
+
+
+def _dumped(family: int, ifindex: int) -> Iterator[Any]:
+    """The `wgmsg`s of an interface's dump, without the keys that are secret."""
+    wanted = _NLATTR.pack(8, _WGDEVICE_A_IFINDEX) + struct.pack("=I", ifindex)
+    body = _GENLMSGHDR.pack(WG_CMD_GET_DEVICE, 1, 0) + wanted
+    request = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), family, _DUMP, 0, 0) + body
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as kernel:
+            kernel.send(request)
+            while True:
+                for kind, message in _messages(buffer[: kernel.recv_into(buffer)]):
+                    if kind in (NLMSG_DONE, NLMSG_ERROR):
+                        (code,) = struct.unpack_from("=i", message, _NLMSGHDR.size)
+                        if code:
+                            raise OSError(-code, os.strerror(-code))
+                        return
+                    without_secrets(message)
+                    decoded = wgmsg(bytes(message))
+                    decoded.decode()
+                    yield decoded
+    finally:  # what an error left in it
+        buffer[:] = bytes(len(buffer))
+
+
+def _messages(answer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and bytes of each message in what the kernel sent at once."""
+    while len(answer) >= _NLMSGHDR.size:
+        length, kind, _flags, _sequence, _port = _NLMSGHDR.unpack_from(answer)
+        yield kind, answer[:length]
+        answer = answer[(max(length, _NLMSGHDR.size) + 3) & ~3 :]
+
+
+def _attributes(nest: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and value of each attribute in a row of them."""
+    while len(nest) >= _NLATTR.size:
+        length, kind = _NLATTR.unpack_from(nest)
+        yield kind & _NLA_TYPE_MASK, nest[_NLATTR.size : length]
+        nest = nest[(max(length, _NLATTR.size) + 3) & ~3 :]
+
+
+def without_secrets(message: memoryview) -> None:
+    """Overwrite the private and preshared keys of a `wgmsg` where they are.
+
+    Of a preshared key it stays to be seen whether there is one: it becomes 32 times 1.
+    """
+    for kind, value in _attributes(message[_NLMSGHDR.size + _GENLMSGHDR.size :]):
+        if kind == _WGDEVICE_A_PRIVATE_KEY:
+            value[:] = bytes(len(value))
+        for _, peer in _attributes(value) if kind == _WGDEVICE_A_PEERS else ():
+            for of_peer, key in _attributes(peer):
+                if of_peer == _WGPEER_A_PRESHARED_KEY and any(key):
+                    key[:] = b"\x01" * len(key)
 
 
 def configured(link: Device, messages: Iterable[Any], names: Mapping[str, str]) -> Device:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +14,9 @@ from wgtrace.errors import UsageError
 
 WG_QUICK_DIR = Path("/etc/wireguard")
 _MAX_NAME = 64
+_MAX_BYTES = 1 << 24
 
-_SECRET = re.compile(r"(private|preshared)[\s_-]*key", re.IGNORECASE)
+_SECRET_LINE = re.compile(rb"^[^\n]*(?:private|preshared)[ \t_-]*key[^\n]*", re.IGNORECASE | re.MULTILINE)
 _PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _SECTION = re.compile(r"\s*\[\s*(\w+)\s*\]")
 _NAME = re.compile(r"\s*#+\s*(?:friendly[_ -]?)?name\s*[=:]\s*(.*)", re.IGNORECASE)
@@ -101,13 +103,22 @@ def _listed_names(path: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file; one with a private or preshared key comes empty of it."""
+    """The lines of a file; one with a private or preshared key comes empty of it.
+
+    It is overwritten in the only buffer that it was read into: the process has no copy of it.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
-    with path.open("rb") as file:
-        for line in file:
-            text = line.decode(errors="replace")
-            yield "(hidden)" if _SECRET.search(text) else text.rstrip("\r\n")
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(min(os.fstat(file.fileno()).st_size, _MAX_BYTES))
+        view, read = memoryview(buffer), 0
+        while read < len(buffer) and (more := file.readinto(view[read:])):
+            read += more
+    for found in _SECRET_LINE.finditer(buffer):
+        start, end = found.span()
+        view[start:end] = b"(hidden)".ljust(end - start)
+    for line in bytes(view[:read]).decode(errors="replace").split("\n"):
+        yield line.rstrip("\r")
 
 
 def clean(text: str) -> str:

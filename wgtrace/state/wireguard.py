@@ -14,13 +14,18 @@ _KIND = "wireguard"
 
 
 def devices(
-    namespace: Namespace, names: Mapping[str, str], only: Collection[str] | None = None
+    namespace: Namespace,
+    names: Mapping[str, str],
+    only: Collection[str] | None = None,
+    followed: Collection[int] | None = None,
 ) -> tuple[Device, ...]:
     """The WireGuard interfaces of a network namespace, by interface index.
 
     Args:
         names: Names of peers by public key.
         only: Names of the interfaces wanted; None: all of them.
+        followed: Indexes of interfaces wanted under any name. If it is given, one of
+            `only` may be missing.
 
     Raises:
         UsageError: One that is wanted does not exist, or is no WireGuard interface.
@@ -33,11 +38,15 @@ def devices(
         with entered(namespace):
             found = [link for link, _ in dumps.links(namespace.inode, _KIND)]
             missing = sorted(set(only or ()) - {link.ifname for link in found})
-            if missing:
+            if missing and followed is None:
                 need_wireguard()
                 raise _not_wireguard(missing[0], dumps.links(namespace.inode))
-            wanted = [link for link in found if only is None or link.ifname in only]
-            read = (_read(link, names) for link in wanted)
+            known = followed or ()
+            read = (
+                _read(link, names)
+                for link in found
+                if only is None or link.ifname in only or link.ifindex in known
+            )
             return tuple(device for device in read if device)
     except OSError as exc:
         raise StateError("cannot read WireGuard's configuration", exc.strerror or str(exc)) from exc

@@ -260,6 +260,7 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
             "totals": 0,
             "unclassified": 0,
             "frames": 0,
+            "devices": 0,
             "rate_limited": {"invalid_mac1": 12},
         },
         "complete": False,

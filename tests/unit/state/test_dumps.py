@@ -9,14 +9,16 @@ import logging
 import os
 import pickle
 import socket
+import struct
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import kernel_messages as wire
 import pytest
+from pyroute2.netlink import ctrlmsg
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from pyroute2.netlink.generic.wireguard import wgmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -36,7 +38,7 @@ FAMILY = 30
 
 
 class Kernel:
-    """Stands for a socket of generic netlink: the family's number, then the dump.
+    """Stands for both sockets of generic netlink: the family's number, then the dump.
 
     Args:
         dump: Messages; or what to raise when it is their turn.
@@ -44,26 +46,34 @@ class Kernel:
 
     def __init__(self, *dump: bytes | BaseException) -> None:
         self.dump = dump
-        self.classes: dict[int, Callable[[bytes], Any]] = {}
+        self.answer: Iterator[bytes | BaseException] = iter(())
         self.dumps_asked = 0
+        self.buffer: memoryview | None = None
 
     def register_policy(self, kind: int, message_class: Callable[[bytes], Any]) -> None:
-        """Have messages of this type decoded by that class."""
-        self.classes[kind] = message_class
+        """Only the family's number is asked for by pyroute2."""
 
     def nlm_request(self, _request: object, msg_type: int, msg_flags: int) -> Iterator[Any]:
-        """The messages that answer a request, decoded."""
-        answer: Iterable[bytes | BaseException] = [
-            wire.generic(msg_type, wire.attribute(1, wire.u16(FAMILY)), flags=0)
-        ]
-        if msg_type == FAMILY:
-            self.dumps_asked += 1
-            assert msg_flags == 0x301
-            answer = self.dump
-        for message in answer:
-            if isinstance(message, BaseException):
-                raise message
-            yield decoded(self.classes[msg_type], message)
+        """The family's number."""
+        number = wire.attribute(1, wire.u16(FAMILY))
+        yield decoded(ctrlmsg, wire.generic(msg_type, number, flags=0))
+
+    def send(self, request: bytes) -> None:
+        """Take the request for the dump of interface 7."""
+        length, kind, flags = struct.unpack_from("=IHH", request)
+        assert (length, kind, flags, request[16:20]) == (len(request), FAMILY, 0x301, b"\0\1\0\0")
+        assert request[20:] == wire.attribute(1, wire.u32(7))
+        self.dumps_asked += 1
+        self.answer = iter((*self.dump, wire.message(3, bytes(4))))
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Write the next message into the buffer."""
+        self.buffer = buffer
+        message = next(self.answer)
+        if isinstance(message, BaseException):
+            raise message
+        buffer[: len(message)] = message
+        return len(message)
 
 
 def decoded(message_class: Callable[[bytes], Any], message: bytes) -> Any:
@@ -91,6 +101,7 @@ def text(public_key: bytes) -> str:
 def asked(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> Device:
     """What `wireguard` says of the link when this kernel answers."""
     monkeypatch.setattr(dumps, "GenericNetlinkSocket", lambda: contextlib.nullcontext(kernel))
+    monkeypatch.setattr(socket, "socket", lambda *_: contextlib.nullcontext(kernel))
     return dumps.wireguard(LINK, {})
 
 
@@ -116,7 +127,7 @@ def kept_bytes(exc: BaseException) -> Iterator[bytes]:
         elif isinstance(item, FunctionType):  # not its module's globals
             todo += [item.__closure__, item.__defaults__]
         elif isinstance(item, FrameType):
-            ours = item.f_code.co_filename == __file__ and item.f_code is not Kernel.nlm_request.__code__
+            ours = item.f_code.co_filename == __file__
             todo += () if ours else item.f_locals.values()
         elif not isinstance(item, Kernel):  # the kernel itself does know them
             todo += gc.get_referents(item)
@@ -181,13 +192,29 @@ def test_no_secret_leaves(capfd: pytest.CaptureFixture[str], monkeypatch: pytest
         wire.device(PRIVATE, PUBLIC, [wire.peer(key(1), ["10.0.0.0/8"], preshared_key=PRESHARED)]),
     )
 
-    device = asked(monkeypatch, Kernel(message))
+    kernel = Kernel(message)
+
+    device = asked(monkeypatch, kernel)
 
     assert device.peers[0].has_preshared_key
+    assert kernel.buffer is not None
+    assert not any(kernel.buffer)
     everything = repr(device).encode() + pickle.dumps(device) + "".join(capfd.readouterr()).encode()
     for secret in (PRIVATE, PRESHARED):
         assert secret in message
         assert not [spelling for spelling in spellings(secret) if spelling in everything]
+
+
+def test_secrets_are_overwritten_before_anything_is_decoded() -> None:
+    """Private and preshared keys are gone from the very buffer; all else in it stays as it was."""
+    peers = [wire.peer(key(1), ["10.0.0.0/8"], preshared_key=PRESHARED), wire.peer(key(2))]
+    message = bytearray(wire.generic(FAMILY, wire.device(PRIVATE, PUBLIC, peers)))
+    expected = bytes(message).replace(PRIVATE, bytes(32)).replace(PRESHARED, b"\x01" * 32)
+
+    dumps.without_secrets(memoryview(message))
+
+    assert PRIVATE not in message
+    assert message == expected
 
 
 def with_context(exc: BaseException, context: BaseException) -> BaseException:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import pytest
 
-from wgtrace.errors import StateError, UsageError
+from wgtrace.errors import StateError, UnsupportedError
 from wgtrace.state import snapshot
 from wgtrace.state.clock import boottime_ns, clock_offset_ns
 from wgtrace.state.snapshot import take
@@ -18,28 +18,26 @@ HERE, GONE, OTHER = Namespace(1, "/1"), Namespace(2, "/2", "blue"), Namespace(3,
 
 
 def test_what_cannot_be_read_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One namespace that is gone, or lacks the interface, does not hide the others."""
+    """One namespace that is gone, or not to be read, does not hide the others."""
 
-    def devices(
-        namespace: Namespace, _names: Mapping[str, str], _only: Collection[str] | None
-    ) -> tuple[Device, ...]:
+    def devices(namespace: Namespace, _names: Mapping[str, str]) -> tuple[Device, ...]:
         if namespace is GONE:
             raise StateError("the network namespace blue is gone")
         if namespace is OTHER:
-            raise UsageError("there is no interface wg0", "WireGuard interfaces here: none")
+            raise UnsupportedError("not permitted to read the peers of wg0", "this needs root")
         return (Device("wg0", 7, namespace.inode),)
 
     monkeypatch.setattr(snapshot, "devices", devices)
 
     before = boottime_ns()
-    taken = take([HERE, GONE, OTHER], {}, ["wg0"])
+    taken = take([HERE, GONE, OTHER], {})
 
     assert taken.device("wg0", 1) is not None
     assert taken.device("wg0", 3) is None
     assert taken.namespaces == (HERE, GONE, OTHER)
     assert taken.unreadable == (
         "blue: the network namespace blue is gone",
-        "/3: there is no interface wg0 (WireGuard interfaces here: none)",
+        "/3: not permitted to read the peers of wg0 (this needs root)",
     )
     assert before <= taken.taken_ns <= boottime_ns()
 
