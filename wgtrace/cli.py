@@ -296,7 +296,14 @@ def _sink(as_json: bool, quiet: bool) -> Sink:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"wgtrace: {text}", err=True)
+    click.echo(f"wgtrace: {_printable(text)}", err=True)
+
+
+def _printable(text: str) -> str:
+    """The text without what would steer the terminal: interfaces can be called anything."""
+    from wgtrace.outputs.clean import clean
+
+    return clean(text)
 
 
 def _progress(text: str) -> None:
@@ -316,9 +323,9 @@ def main() -> None:
         exc.show()
         sys.exit(exc.exit_code)
     except WgtraceError as exc:
-        click.echo(f"error: {exc.what}", err=True)
+        click.echo(f"error: {_printable(exc.what)}", err=True)
         for line in filter(None, (exc.because, exc.do)):
-            click.echo(f"  {line}", err=True)
+            click.echo(f"  {_printable(line)}", err=True)
         sys.exit(exc.exit_code)
     except Exception as exc:
         if os.environ.get("WGTRACE_DEBUG"):

@@ -41,8 +41,9 @@ class _Counted:
 class Interfaces:
     """Follows interfaces from one snapshot to the next.
 
-    The programs name an interface as it was called at the moment of a drop. A run
-    calls it as it is called now, unless another one took the old name.
+    The programs name an interface as it was called at the moment of a drop; a run
+    calls it as it is called now. What was counted under a name that another interface
+    took since stays with the one that had it then.
 
     Args:
         report: Gets a sentence when an interface is renamed or moved.
@@ -54,9 +55,14 @@ class Interfaces:
         self._known: dict[Key, _Counted] = {}
         self._there: set[Key] = set()
         self._renamed: dict[Key, Key] = {}
+        self._carried: dict[DropTotal | HandshakeTotal, dict[Key, int]] = {}
 
     def take(self, snapshot: Snapshot) -> tuple[tuple[Key, Key], ...]:
-        """Take the interfaces as they are now. Gives those renamed: what it was, what it is."""
+        """Take the interfaces as they are now.
+
+        Gives those renamed: what it was, what it is. Have `named` look at the totals
+        then, before the old name is given to another one.
+        """
         renamed = []
         now = {_key(device): device for device in snapshot.devices}
         gone = {key: self._known[key] for key in self._there - set(now)}
@@ -87,6 +93,9 @@ class Interfaces:
         self._known[key] = counted
         self._renamed.pop(key, None)
         self._renamed = {old: key if new == former else new for old, new in self._renamed.items()}
+        for shares in self._carried.values():
+            if former in shares:
+                shares[key] = shares.get(key, 0) + shares.pop(former)
         self._renamed[former] = key
         self._report(f"{_place(*former, snapshot)} is now {_place(*key, snapshot)}")
 
@@ -105,9 +114,19 @@ class Interfaces:
         """The totals, each at its interface's name of now."""
         sums: dict[_Total, int] = {}
         for total in totals:
-            ifname, netns = self._now((total.ifname, total.netns))
-            key = replace(total, ifname=ifname, netns=netns, count=0)
-            sums[key] = sums.get(key, 0) + total.count
+            name = total.ifname, total.netns
+            shares: dict[Key, int] = {}
+            if name in self._renamed:
+                shares = self._carried.setdefault(replace(total, count=0), {})
+            if name in self._renamed and name not in self._there:  # all of it, for good
+                shares[self._renamed[name]] = (
+                    total.count - sum(shares.values()) + shares.get(self._renamed[name], 0)
+                )
+            rest = total.count - sum(shares.values())
+            for (ifname, netns), count in (*shares.items(), (name, rest)):
+                if count:
+                    key = replace(total, ifname=ifname, netns=netns, count=0)
+                    sums[key] = sums.get(key, 0) + count
         return tuple(replace(total, count=count) for total, count in sums.items())
 
     def counters(self) -> Iterator[tuple[Key, dict[str, int]]]:

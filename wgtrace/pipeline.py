@@ -226,8 +226,11 @@ class DropsRun:
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        for was, now in self._interfaces.take(snapshot):
+        renamed = self._interfaces.take(snapshot)
+        for was, now in renamed:
             self._evidence.rename(was, now)
+        if renamed:
+            self._totals()
         self._evidence.set_snapshot(snapshot)
         for device in snapshot.devices:
             self._names.update({p.public_key: p.name for p in device.peers if p.name})

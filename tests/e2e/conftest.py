@@ -48,5 +48,6 @@ def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that wait for the slow scenes come last."""
-    items.sort(key=lambda item: item.path.name == "test_slow.py")
+    """The tests that wait for the slow scenes come last, and after them what cannot be undone."""
+    last = ["test_slow.py", "test_robust_last.py"]
+    items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)

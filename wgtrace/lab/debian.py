@@ -33,6 +33,7 @@ _USERLAND_PACKAGES = [
     "iputils-ping",
     "kmod",
     "mount",
+    "ncat",
     "netcat-openbsd",
     "nftables",
     "procps",

@@ -69,10 +69,12 @@ class Settings:
         traced: (interface name, inode of its namespace); "" is every interface
             of that namespace. None: every interface in every namespace.
         events_per_second: Details shown per reason and CPU; the totals count all.
+        totals: Kinds of drops (interface, reason, peer) that are counted apart.
     """
 
     traced: tuple[tuple[str, int], ...] | None
     events_per_second: int = 1000
+    totals: int = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Tracer:
         texts = [text for variants in programs.values() for _program, text in variants]
         cflags = [
             f"-DWGT_RING_PAGES={RING_PAGES}",
+            f"-DWGT_TOTALS={self._settings.totals}",
             f"-DWGT_DEVICE_LIST={self._device_list:#x}ULL",
             # BCC optimises by itself, and nobody debugs the programs by line: together
             # these save a third of the time to compile.
