@@ -262,6 +262,29 @@ def test_a_reader_that_closes_the_pipe_ends_it_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_full_disk_is_said() -> None:
+    """What cannot be written is an error of its own, with its reason, and not a bug."""
+    command = [sys.executable, "-m", "wgtrace", "drops", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    assert done.returncode == 4
+    assert done.stderr == (
+        "error: the output cannot be written\n  No space left on device\n  make room, or write it elsewhere\n"
+    )
+
+
+def test_what_errors_say_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interface's name in an error comes without its control characters."""
+    monkeypatch.setattr(dumps, "links", lambda netns, kind="": [])
+    monkeypatch.setattr(dumps, "has_wireguard", lambda: True)
+
+    assert here(monkeypatch, "drops", "wg\x1b[2J\udcff") == 2
+    assert "there is no interface wg[2J" in capsys.readouterr().err
+
+
 def test_the_start_is_quick() -> None:
     """What is slow to import is imported only by the command that needs it."""
     script = "import sys; from wgtrace import cli; print(*sys.modules)"

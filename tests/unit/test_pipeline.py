@@ -7,6 +7,8 @@ import base64
 import io
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -30,6 +32,7 @@ from factories import (
 from records import flow4, record, total_key
 
 from wgtrace.diagnosis.finding import Finding
+from wgtrace.errors import UnsupportedError
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.loader.bcc_loader import Counters, Settings, Tracer
@@ -591,3 +594,96 @@ def test_a_filter_leaves_the_counters_reconciled() -> None:
 
     assert told.reconciliation == {"rx_errors": (3, 3), "rx_frame_errors": (3, 3)}
     assert told.summary["totals"] == []
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+def test_the_module_is_unloaded() -> None:
+    """What was seen until then is told, as incomplete, and the error goes on to the caller."""
+    error = UnsupportedError("the wireguard module was unloaded")
+    out = io.StringIO()
+    replay = Replay([[BAD] * 5, [_raise(error)]], {total_of(Reason.BAD_HEADER, sub=3): 5})
+    with Signals() as signals, pytest.raises(UnsupportedError):
+        DropsRun(cast("Tracer", replay), Host().read, [JsonLinesSink(out)], OFFSET_NS, Filter()).run(
+            Limits(), signals
+        )
+
+    *drops, summary = map(json.loads, out.getvalue().splitlines())
+    assert [line["type"] for line in drops] == [*["drop"] * 5, "finding"]
+    assert summary["incomplete_because"] == ["the wireguard module was unloaded"]
+    assert [total["count"] for total in summary["totals"]] == [5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_there_is_anything_to_count(number: signal.Signals) -> None:
+    """While it starts, a signal ends the process with the status that a shell gives it."""
+    with Signals(), pytest.raises(SystemExit) as ended:
+        signal.raise_signal(number)
+
+    assert ended.value.code == 128 + number
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """As under nohup(1)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_asked_twice_it_ends_at_once() -> None:
+    """A second Ctrl-C does not wait for whatever the first one waits for."""
+    script = (
+        "import signal; from wgtrace.pipeline import Signals\n"
+        "with Signals(is_running=True):\n"
+        "    signal.raise_signal(signal.SIGINT); print('still here', flush=True)\n"
+        "    signal.raise_signal(signal.SIGINT); print('never here', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "still here\n", "")
+
+
+def test_a_renamed_interface_is_one() -> None:
+    """Drops, totals, counters and findings of both names are the new name's, and it is told."""
+    host, out = Host(), io.StringIO()
+    said: list[str] = []
+    host.state = snapshot(wg0(rx_errors=100))
+    renamed = replace(wg0(rx_errors=107, rx_frame_errors=7), ifname="vpn0")
+    sums = {
+        total_of(Reason.SRC_NOT_ALLOWED, BERLIN, 32): 3,
+        total_key(
+            ifname=b"vpn0",
+            netns=NETNS,
+            kind=EventKind.DROP,
+            code=Reason.SRC_NOT_ALLOWED,
+            sub_reason=32,
+            peer_known=1,
+            public_key=raw(BERLIN),
+        ): 4,
+    }
+    after = drop(Reason.SRC_NOT_ALLOWED, BERLIN, "vpn0", sub_reason=SubReason.OWNED_BY_NOBODY)
+    replay = Replay([[FROM_NOBODY] * 3, [host.set(renamed), *[after] * 4]])
+    replay.polls[0].append(lambda: replay.sums.update(sums))
+    with Signals() as signals:
+        whole = DropsRun(
+            cast("Tracer", replay), host.read, [JsonLinesSink(out)], OFFSET_NS, Filter(), said.append
+        )
+        whole.run(Limits(), signals)
+
+    *_, finding, summary = map(json.loads, out.getvalue().splitlines())
+    assert said == ["wg0 is now vpn0"]
+    assert (finding["ifname"], finding["count"]) == ("vpn0", 7)
+    assert [(t["ifname"], t["count"]) for t in summary["totals"]] == [("vpn0", 7)]
+    assert {(r["ifname"], r["counter"]): (r["moved"], r["explained"]) for r in summary["reconciliation"]} == {
+        ("vpn0", "rx_errors"): (7, 7),
+        ("vpn0", "rx_frame_errors"): (7, 7),
+    }
