@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # the commands import what they need: a help text is not to w
 EXIT_FINDINGS = 1
 EXIT_INTERNAL = 4
 _PR_SET_DUMPABLE = 4
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader has what it wanted; the terminal is gone
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -39,10 +41,10 @@ class _Quiet(click.Group):
         """Run the command; click itself would make a closed pipe exit status 1."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # the reader has what it wanted
-            _write_no_more()
-            return None
         except OSError as exc:
+            if exc.errno in _NOBODY_READS:
+                _write_no_more()
+                return None
             if exc.errno not in _CANNOT_WRITE:
                 raise
             _write_no_more()
@@ -296,14 +298,24 @@ def _sink(as_json: bool, quiet: bool) -> Sink:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"wgtrace: {_printable(text)}", err=True)
+    _say(f"wgtrace: {text}")
 
 
-def _printable(text: str) -> str:
-    """The text without what would steer the terminal: interfaces can be called anything."""
+def _say(text: str) -> None:
+    """Write a line for the operator, without what steers a terminal: interfaces can be called anything."""
     from wgtrace.outputs.clean import clean
 
-    return clean(text)
+    with contextlib.suppress(OSError):  # the terminal is gone, or the same disk is full
+        click.echo(clean(text), err=True)
+
+
+def _have_standard_streams() -> None:
+    """Have descriptors 0 to 2 open: else what is opened next gets what is written to them."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(file)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _progress(text: str) -> None:
@@ -313,6 +325,7 @@ def _progress(text: str) -> None:
 
 def main() -> None:
     """Run the command line; errors become a message and an exit status."""
+    _have_standard_streams()
     try:
         cli(prog_name="wgtrace", standalone_mode=False)
     except click.exceptions.Exit as exc:
@@ -323,13 +336,13 @@ def main() -> None:
         exc.show()
         sys.exit(exc.exit_code)
     except WgtraceError as exc:
-        click.echo(f"error: {_printable(exc.what)}", err=True)
+        _say(f"error: {exc.what}")
         for line in filter(None, (exc.because, exc.do)):
-            click.echo(f"  {_printable(line)}", err=True)
+            _say(f"  {line}")
         sys.exit(exc.exit_code)
     except Exception as exc:
         if os.environ.get("WGTRACE_DEBUG"):
             raise
-        click.echo(f"error: internal error: {type(exc).__name__}: {exc}", err=True)
-        click.echo("  this is a bug of wgtrace; WGTRACE_DEBUG=1 shows where", err=True)
+        _say(f"error: internal error: {type(exc).__name__}: {exc}")
+        _say("  this is a bug of wgtrace; WGTRACE_DEBUG=1 shows where")
         sys.exit(EXIT_INTERNAL)

@@ -230,7 +230,7 @@ def _ended(name: str, netns: str, directory: Path) -> Ended:
         run = Run(process, ready, out)
         try:
             ending.end(run)
-            process.wait(timeout=END_S)
+            process.wait(timeout=START_S + END_S)
         finally:
             process.kill()
     return Ended(process.wait(), run.said)

@@ -274,6 +274,15 @@ def test_a_full_disk_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(closed: str) -> None:
+    """Nothing that is opened later gets what is written to them, and nothing fails for it."""
+    script = f'exec "$@" {closed}'
+    done = subprocess.run(["sh", "-c", script, "sh", sys.executable, "-m", "wgtrace", "--help"])
+
+    assert done.returncode == 0
+
+
 def test_what_errors_say_does_not_steer_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

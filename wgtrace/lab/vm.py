@@ -68,8 +68,8 @@ class Job:
 def run(
     job: Job,
     say: image.Say,
-    stdout: BinaryIO = sys.stdout.buffer,
-    stderr: BinaryIO = sys.stderr.buffer,
+    stdout: BinaryIO | None = None,
+    stderr: BinaryIO | None = None,
     rebuild: bool = False,
 ) -> int:
     """Boot, run the job, and return the command's exit status.
@@ -94,7 +94,7 @@ def run(
         drives = [userland / "root.squashfs", boot / "modules.squashfs", own]
         say(f"booting Linux {kernel.name} ({kernel.debian}), {'KVM' if accel == 'kvm' else 'emulated'}")
         guest = stack.enter_context(_Guest(job, accel, boot, drives, scratch))
-        return guest.wait(stdout, stderr)
+        return guest.wait(stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
 
 
 class _Guest:

@@ -112,7 +112,7 @@ def counter_mismatches(lines: tuple[CounterLine, ...]) -> list[str]:
         + (
             f"{line.moved - line.explained} of it is not explained."
             if line.moved > line.explained
-            else "the counter was read too early, or was reset."
+            else "the counter was read too early, or the interface is gone."
         )
         for line in lines
         if line.moved != line.explained
