@@ -6,7 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# How long an example takes says something about the machine, nothing about the code.
+hypothesis.settings.register_profile("wgtrace", deadline=None)
+hypothesis.settings.load_profile("wgtrace")
 
 
 @pytest.fixture
