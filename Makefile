@@ -12,6 +12,8 @@ RUN_PACKAGES := python3 python3-bpfcc python3-pyroute2 python3-click python3-ric
 DEV_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pip python3-pytest python3-hypothesis python3-jsonschema gcc libc6-dev \
 	qemu-system-x86 mmdebstrap squashfs-tools cpio kmod debian-archive-keyring iproute2 wireguard-tools \
 	lz4 zstd xz-utils
+# Checks the Vagrantfile; the plugin is there so that a provider's settings are checked too.
+TEST_PACKAGES := vagrant vagrant-libvirt
 
 PREFIX := /usr/local
 LIBDIR := $(DESTDIR)$(PREFIX)/lib/wgtrace
@@ -72,6 +74,7 @@ unit: setup
 	@$(BIN)/python -m pytest tests/unit
 
 test: lint
+	$(call debian,$(TEST_PACKAGES))
 	@echo "== tests: unit, BPF, and end to end on every kernel of the lab"
 	@$(BIN)/python -m pytest tests/unit tests/bpf tests/vm
 

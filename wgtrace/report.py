@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
+from wgtrace.events.reasons import Reason, SubReason
 from wgtrace.events.types import DropEvent, DropTotal, Losses
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
@@ -87,6 +89,58 @@ class Summary:
     incomplete_because: tuple[str, ...] = ()
     peer_names: dict[str, str] | None = None
     interim: bool = False
+
+
+class Verdict(enum.Enum):
+    """What `wgtrace selftest` says of a reason."""
+
+    SEEN = "seen"
+    NOT_SEEN = "not_seen"
+    MISCOUNTED = "miscounted"
+    NOT_STAGED = "not_staged"
+    NOT_PROVOKED = "not_provoked"
+
+
+@dataclass(frozen=True, slots=True)
+class SelftestRow:
+    """What `wgtrace selftest` found for one reason, or one sub-reason of it.
+
+    Attributes:
+        how: How it was provoked, "" if it was not.
+        sent: Packets that the kernel must have dropped for it.
+        seen: Those that wgtrace counted.
+        because: Why the verdict is not SEEN, "" if it is or if nothing is known.
+    """
+
+    reason: Reason
+    sub_reason: SubReason
+    verdict: Verdict
+    how: str = ""
+    sent: int = 0
+    seen: int = 0
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SelftestReport:
+    """A whole run of `wgtrace selftest`; `rows` in the order of the catalogue."""
+
+    ts_unix_ns: int
+    version: str
+    kernel: str
+    bcc: str
+    duration_s: float
+    rows: tuple[SelftestRow, ...]
+
+    @property
+    def provoked(self) -> tuple[SelftestRow, ...]:
+        """The rows that were to be seen."""
+        return tuple(row for row in self.rows if row.verdict is not Verdict.NOT_PROVOKED)
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether all that was provoked was seen, packet for packet."""
+        return bool(self.provoked) and all(row.verdict is Verdict.SEEN for row in self.provoked)
 
 
 class Sink(Protocol):

@@ -72,7 +72,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) <= 24
-    for command in ("drops", "probes", "lab"):
+    for command in ("drops", "probes", "selftest", "lab"):
         assert f"\n  {command} " in done.stdout
     assert "..." not in done.stdout.split("\nCommands:\n")[1]
 
@@ -83,6 +83,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
         (),
         ("drops",),
         ("probes",),
+        ("selftest",),
     ],
 )
 def test_help_is_not_wider_than_a_screen(arguments: Sequence[str]) -> None:
@@ -92,7 +93,7 @@ def test_help_is_not_wider_than_a_screen(arguments: Sequence[str]) -> None:
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize("command", ["drops", "probes", "lab"])
+@pytest.mark.parametrize("command", ["drops", "probes", "selftest", "lab"])
 def test_each_command_explains_itself(command: str) -> None:
     """Every command has help, also by -h."""
     assert wgtrace(command, "-h").stdout == wgtrace(command, "--help").stdout != ""
@@ -155,7 +156,9 @@ def test_wrong_usage_ends_with_2(arguments: Sequence[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("drops", "--all"), ("probes",), ("probes", "--json")])
+@pytest.mark.parametrize(
+    "arguments", [("drops", "--all"), ("probes",), ("selftest",), ("selftest", "--clean")]
+)
 def test_without_root_it_ends_with_3(arguments: Sequence[str]) -> None:
     """A user who is not root is told so, and how to do it."""
     done = as_nobody(*arguments)

@@ -30,6 +30,7 @@ ALLOWED: Final = {
     "loader": {"loader", "probes", "events", "errors"},
     "diagnosis": {"diagnosis", "events", "probes", "state", "report"},
     "outputs": {"outputs", "events", "probes", "state", "diagnosis", "report"},
+    "selftest": {"selftest", "lab", "loader", "probes", "events", "errors", "report", "__version__"},
 }
 
 

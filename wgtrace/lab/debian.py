@@ -22,7 +22,8 @@ from wgtrace.lab.image import Image, as_root, scratch_dir, squashed
 _HERE = Path(__file__).parent
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-_USERLAND_PACKAGES = [
+#: What a machine for wgtrace has: the lab's, and those of the Vagrantfile.
+USERLAND_PACKAGES = [
     "bash",
     "bpftool",
     "conntrack",
@@ -88,7 +89,7 @@ def userland_image(release: str) -> Image:
     """Return the image of a Debian release's programs: `root.squashfs`."""
 
     def build(target: Path) -> None:
-        options = [f"--include={','.join(_USERLAND_PACKAGES)}"]
+        options = [f"--include={','.join(USERLAND_PACKAGES)}"]
         for pattern in ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"):
             options.append(f"--dpkgopt=path-exclude={pattern}")
         tree = target / "tree.tar"
@@ -97,7 +98,7 @@ def userland_image(release: str) -> Image:
             shutil.copyfileobj(tar, archive, 1 << 20)
         tree.unlink()
 
-    recipe = ["userland", release, _USERLAND_PACKAGES, _COMPRESSION]
+    recipe = ["userland", release, USERLAND_PACKAGES, _COMPRESSION]
     return Image(f"userland-{release}", recipe, build, cache_bytes=600 << 20, scratch_bytes=1200 << 20)
 
 

@@ -5,10 +5,13 @@
         net.connect()
         net.a.run(["ping", "-c1", net.b.inner()])
 
-Needs root and may be used in the lab's guest or on any host; it changes nothing outside its own
-namespaces, and they go when the context ends. A healthy tunnel in them is quiet: no IPv6
-autoconfiguration, router solicitation, duplicate-address detection or multicast report ever
-enters a WireGuard device, so a test that sends 23 packets sees 23.
+Needs root and may be used in the lab's guest or on any host (`wgtrace selftest` does); it changes
+nothing outside its own namespaces, and they go when the context ends. After `kill -9` they stay:
+their names say whose they were, and `remove_leftovers` removes those of the dead.
+
+A healthy tunnel in them is quiet: no IPv6 autoconfiguration, router solicitation,
+duplicate-address detection or multicast report ever enters a WireGuard device, so a test that
+sends 23 packets sees 23.
 
 It calls `ip` and `wg`, with as few processes as it can: each costs 50 to 100 ms under emulation.
 """
@@ -21,6 +24,7 @@ import dataclasses
 import ipaddress
 import itertools
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +35,7 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _instances = itertools.count()
 _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+_NETNS = Path("/run/netns")
 
 #: Written into each namespace before it has any device, so that all devices inherit it.
 _QUIET = {
@@ -69,7 +74,7 @@ class Host:
     @property
     def netns_path(self) -> str:
         """The namespace as a file."""
-        return f"/run/netns/{self.netns}"
+        return str(_NETNS / self.netns)
 
     @property
     def endpoint(self) -> str:
@@ -85,8 +90,8 @@ class Host:
         self, argv: Sequence[str], check: bool = True, stdin: str | None = None, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a program here and return what it said; a failure raises unless `check` is off."""
-        command = ["nsenter", f"--net={self.netns_path}", "--", *argv]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, **options)
+        with self.enter():  # a child begins where its parent's thread is
+            done = _finished(argv, stdin, **options)
         if check and done.returncode:
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: {done.stderr or done.stdout}")
         return done
@@ -282,7 +287,7 @@ class _Builder:
         self.settings = settings
         self.inner = (settings.inner,) if isinstance(settings.inner, int) else settings.inner
         self.allowed_ips: dict[str, str] = {}
-        prefix = f"wgt-{os.getpid()}-{next(_instances)}"
+        prefix = f"{_owner()}-{next(_instances)}"
         self.hosts = {name: Host(name, f"{prefix}-{name}") for name in names}
         self._wires: list[str] = []
         self._devices: dict[str, list[str]] = {name: [] for name in names}
@@ -294,7 +299,8 @@ class _Builder:
             _batch(f"netns add {host.netns}" for host in self.hosts.values())
             for host in self.hosts.values():
                 for name, value in _QUIET.items():
-                    host.sysctl(name, value)
+                    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6 is as quiet
+                        host.sysctl(name, value)
             undo.pop_all()
         return self
 
@@ -304,8 +310,7 @@ class _Builder:
     def _remove(self) -> None:
         for host in self.hosts.values():
             host.end_processes()
-        there = [host.netns for host in self.hosts.values() if os.path.exists(host.netns_path)]
-        _batch(f"netns del {netns}" for netns in there)
+        _delete([host.netns for host in self.hosts.values()])
 
     def wire(self, first: str, second: str, link: int) -> None:
         """Join two hosts by a veth pair; they get the link's addresses .1 and .2."""
@@ -346,7 +351,8 @@ class _Builder:
         _batch(self._wires)
         for name, host in self.hosts.items():
             for device in self._devices[name] if self.settings.outer == 4 else ():
-                host.sysctl(f"net/ipv6/conf/{device}/disable_ipv6", 1)
+                with contextlib.suppress(FileNotFoundError):
+                    host.sysctl(f"net/ipv6/conf/{device}/disable_ipv6", 1)
             _batch(self._lines[name], host.netns)
         peers = [(self.hosts[first], self.hosts[second]) for first, second in pairs]
         for name, private in private_keys.items():
@@ -400,9 +406,9 @@ def _endpoint(address: str, port: int) -> str:
 def _new_keys(count: int) -> Iterator[tuple[str, str]]:
     """Make pairs of a private and its public key; they pass through pipes only."""
     script = 'while read -r _; do key=$(wg genkey) && echo "$key" && echo "$key" | wg pubkey; done'
-    done = subprocess.run(
-        ["sh", "-c", script], input="\n" * count, capture_output=True, text=True, check=True
-    )
+    done = _finished(["sh", "-c", script], "\n" * count)
+    if done.returncode:
+        raise RuntimeError(f"wg genkey: {done.stderr.strip()}")
     keys = iter(done.stdout.split())
     return zip(keys, keys, strict=True)
 
@@ -410,9 +416,57 @@ def _new_keys(count: int) -> Iterator[tuple[str, str]]:
 def _batch(lines: Iterable[str], netns: str = "") -> None:
     """Run many ip(8) commands in one process."""
     command = ["ip", *(["-n", netns] if netns else []), "-batch", "-"]
-    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    done = _finished(command, "\n".join(lines))
     if done.returncode:
         raise RuntimeError(f"ip -batch: {done.stderr.strip()}")
+
+
+def _finished(command: Sequence[str], stdin: str | None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; Ctrl-C on the terminal is for us, and not to stop a clean-up half-way."""
+    options = {"start_new_session": True, **options}
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, **options)
+
+
+def remove_leftovers() -> list[str]:
+    """Remove the namespaces of topologies whose process is dead; gives their names."""
+    left = [path.name for path in sorted(_NETNS.glob("wgt-*")) if _is_leftover(path.name)]
+    _delete(left)
+    return left
+
+
+def _delete(names: Iterable[str]) -> None:
+    """Delete those of these namespaces that are there."""
+    there = [netns for netns in names if (_NETNS / netns).exists()]
+    if there:
+        done = _finished(["ip", "-force", "-batch", "-"], "\n".join(f"netns del {netns}" for netns in there))
+        if any((_NETNS / netns).exists() for netns in there):  # and nobody else deleted it meanwhile
+            raise RuntimeError(f"ip netns del: {done.stderr.strip()}")
+
+
+def _owner() -> str:
+    """What the names of this process's namespaces begin with, and no other's: now, before or later."""
+    return f"wgt-{_pid_namespace()}-{os.getpid()}-{_start_time(os.getpid())}"
+
+
+def _is_leftover(netns: str) -> bool:
+    name = re.fullmatch(r"wgt-(\d+)-(\d+)-(\d+)-\d+-\w+", netns)
+    # What runs in another PID namespace, a container's, cannot be seen from here.
+    return bool(name and int(name[1]) == _pid_namespace() and int(name[3]) != _start_time(int(name[2])))
+
+
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _start_time(pid: int) -> int:
+    """When a process began, in ticks since boot (field 22 of proc_pid_stat(5)); 0 if it is dead."""
+    try:
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _setns(fd: int) -> None:

@@ -34,7 +34,7 @@ def _small_image(content: str, *recipe: object) -> image.Image:
 def test_another_package_is_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adding a package to the recipe changes the image's name, so the old one is not used."""
     before = debian.userland_image("trixie").path
-    monkeypatch.setattr(debian, "_USERLAND_PACKAGES", [*debian._USERLAND_PACKAGES, "hello"])
+    monkeypatch.setattr(debian, "USERLAND_PACKAGES", [*debian.USERLAND_PACKAGES, "hello"])
 
     assert debian.userland_image("trixie").path != before
 
