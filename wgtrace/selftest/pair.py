@@ -25,7 +25,6 @@ _LONGEST_S, _SHORTEST_S = 10.0, 0.5  # for one thing, as long as there is patien
 _SEGMENTS = 64  # UDP_MAX_SEGMENTS of linux/udp.h, before it was raised
 _UDP_SEGMENT = 103  # linux/udp.h
 _ETH_P_IP = 0x0800
-_SOL_PACKET, _PACKET_VNET_HDR = 263, 15  # linux/socket.h, linux/if_packet.h
 
 
 class SceneError(Exception):
@@ -168,20 +167,12 @@ class Pair:
             for _ in range(0, count, _SEGMENTS):
                 sock.sendto(bytes(8 * _SEGMENTS), (self.b.inner(), 9))
 
-    def frames(self, host: Host, frames: Sequence[bytes], vnet_header: bytes = b"") -> None:
-        """Push IPv4 packets, or what is marked so, into a host's tunnel from below the IP layer.
-
-        Args:
-            vnet_header: `struct virtio_net_hdr` to go before each; empty: none.
-        """
-        with host.enter():
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW if vnet_header else socket.SOCK_DGRAM, 0)
-        with sock:
-            if vnet_header:
-                sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+    def frames(self, frames: Sequence[bytes]) -> None:
+        """Push IPv4 packets, or what is marked so, into a's tunnel from below the IP layer."""
+        with self.a.socket(socket.AF_PACKET) as sock:
             for frame in frames:
                 with contextlib.suppress(OSError):  # what WireGuard's refusal looks like from here
-                    sock.sendto(vnet_header + frame, (host.ifname, _ETH_P_IP))
+                    sock.sendto(frame, (IFNAME, _ETH_P_IP))
 
     @contextlib.contextmanager
     def route(self, to: str, *more: str) -> Iterator[None]:
