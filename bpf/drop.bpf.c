@@ -17,8 +17,12 @@ struct purge {
 
 BPF_TABLE("lru_hash", u64, struct purge, purges, 1024);
 
-/* skb -> when it was seen being freed, by the first of the two programs that see it. */
-BPF_TABLE("lru_hash", u64, u64, freed, 4096);
+/* Packets that one of the two programs has taken, and the other has not seen yet. */
+struct taken {
+	struct sk_buff *skb[4];
+};
+
+BPF_TABLE("percpu_array", u32, struct taken, taken, 1);
 
 /*
  * Each tracepoint runs our program twice, as two programs. The kernel skips a
@@ -26,18 +30,36 @@ BPF_TABLE("lru_hash", u64, u64, freed, 4096);
  * frees a packet, prog->active in __bpf_trace_run()), and then that drop would be
  * missing; but never both, as no softirq interrupts a softirq. Whichever comes
  * first takes the drop and leaves a mark, which the other removes.
+ *
+ * A mark whose other program was skipped stays, and does no harm: the next packet
+ * at this address finds it, and its second program takes what the first does not.
  */
 static __always_inline bool is_taken(struct sk_buff *skb)
 {
-	u64 key = (u64)skb, now_ns = bpf_ktime_get_boot_ns(), *taken_ns = freed.lookup(&key);
+	u32 slot = 0;
+	struct taken *marks = taken.lookup(&slot);
 
-	/* An old mark is of another packet at this address, whose second program was skipped. */
-	if (taken_ns && now_ns - *taken_ns < 10 * NSEC_PER_SEC) {
-		freed.delete(&key);
-		return true;
+	for (int i = 0; marks && i < 4; i++) {
+		if (marks->skb[i] == skb) {
+			marks->skb[i] = NULL;
+			return true;
+		}
 	}
-	freed.update(&key, &now_ns);
 	return false;
+}
+
+static __always_inline void take(struct sk_buff *skb)
+{
+	u32 slot = 0;
+	struct taken *marks = taken.lookup(&slot);
+
+	for (int i = 0; marks && i < 4; i++) {
+		/* the last one is overwritten: more than two at once are old marks */
+		if (!marks->skb[i] || i == 3) {
+			marks->skb[i] = skb;
+			return;
+		}
+	}
 }
 
 /* The task, or the CPU where it is the idle task: pid 0 is on every CPU. */
@@ -322,7 +344,7 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 	struct drop drop = {.location = location, .kernel_reason = kernel_reason};
 	struct skb_view view = {};
 
-	if (site == WGT_SITE_NONE)
+	if (site == WGT_SITE_NONE || is_taken(skb))
 		return 0;
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
@@ -358,8 +380,9 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 			drop.inner = view.len ? view.network : NULL; /* else a keepalive that waited */
 		}
 	}
-	if ((!drop.reason && site == WGT_SITE_SEND) || is_taken(skb))
+	if (!drop.reason && site == WGT_SITE_SEND)
 		return 0;
+	take(skb);
 	if (drop.reason)
 		drop_emit(&drop);
 	else
@@ -378,7 +401,7 @@ static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, boo
 	struct skb_view view = {};
 	struct wgt_drop_event *e;
 
-	if (site == WGT_SITE_NONE || site == WGT_SITE_HANDSHAKE_WORKER)
+	if (site == WGT_SITE_NONE || site == WGT_SITE_HANDSHAKE_WORKER || (is_twice && is_taken(skb)))
 		return 0;
 	/* somebody else still has it: not freed yet (skb_share_check() in wg_xmit()) */
 	if (READ(skb->users.refs.counter) > 1)
@@ -403,8 +426,10 @@ static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, boo
 	} else if (site == WGT_SITE_RX_POLL) {
 		drop_in_rx_poll(&drop, skb, &view);
 	}
-	if (!drop.reason || (is_twice && is_taken(skb)))
+	if (!drop.reason)
 		return 0;
+	if (is_twice)
+		take(skb);
 	e = drop_begin(&drop);
 	if (!e)
 		return 0;

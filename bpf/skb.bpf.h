@@ -28,16 +28,25 @@ static __always_inline u16 swap16(u16 value)
 	return __builtin_bswap16(value);
 }
 
+/* The members that end a struct sk_buff, from `protocol` on, lie together: one read instead of six. */
+#define SKB_END_START (offsetof(struct sk_buff, protocol) & ~7UL)
+#define SKB_END_LEN   (offsetof(struct sk_buff, data) + sizeof(u8 *) - SKB_END_START)
+#define IN_SKB_END(member)                                                                                   \
+	(*(typeof(((struct sk_buff *)0)->member) *)(end + offsetof(struct sk_buff, member) - SKB_END_START))
+
 static __always_inline void skb_view_init(struct skb_view *view, struct sk_buff *skb)
 {
-	view->head = READ(skb->head);
-	view->data = READ(skb->data);
-	view->tail = view->head + READ(skb->tail);
-	view->network = view->head + READ(skb->network_header);
-	view->transport = view->head + READ(skb->transport_header);
+	u8 end[SKB_END_LEN] __attribute__((aligned(8))) = {};
+
+	bpf_probe_read_kernel(end, sizeof(end), (u8 *)skb + SKB_END_START);
+	view->head = IN_SKB_END(head);
+	view->data = IN_SKB_END(data);
+	view->tail = view->head + IN_SKB_END(tail);
+	view->network = view->head + IN_SKB_END(network_header);
+	view->transport = view->head + IN_SKB_END(transport_header);
+	view->protocol = IN_SKB_END(protocol);
 	view->dev = READ(skb->dev);
 	view->len = READ(skb->len);
-	view->protocol = READ(skb->protocol);
 }
 
 static __always_inline bool skb_is_gso(struct sk_buff *skb)

@@ -26,6 +26,11 @@ _mount_option = click.option(
     help="Show a copy of DIR at /mnt/host/<its name>; what the guest changes there is lost.",
 )
 _append_option = click.option("--append", default="", hidden=True, help="Added to the kernel command line.")
+_icount_option = click.option(
+    "--icount",
+    is_flag=True,
+    help="Emulate one CPU whose clock counts instructions, one a nanosecond: to measure, not to wait.",
+)
 _rebuild_option = click.option("--rebuild", is_flag=True, help="Fetch Debian's packages anew first.")
 
 
@@ -54,6 +59,7 @@ def lab() -> None:
 )
 @_mount_option
 @_append_option
+@_icount_option
 @_rebuild_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -62,6 +68,7 @@ def run(
     copy_out: Path | None,
     mounts: tuple[Path, ...],
     append: str,
+    icount: bool,
     rebuild: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -74,7 +81,7 @@ def run(
     wgtrace lab run --mount tests --copy-out logs -- \\
         sh -c 'pytest /mnt/host/tests/e2e --junitxml $WGTRACE_LAB_OUT/e2e.xml'
     """
-    job = vm.Job(kernel, command, timeout or None, mounts, copy_out, append=append)
+    job = vm.Job(kernel, command, timeout or None, mounts, copy_out, append=append, icount=icount)
     sys.exit(_run(job, rebuild))
 
 

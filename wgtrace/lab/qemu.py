@@ -18,6 +18,15 @@ LEASH = ("setpriv", "--pdeathsig", "KILL")
 _MEMORY = "2G"
 _KVM_PROBE_SECONDS = 15
 
+# QEMU 7.2 corrupts flags after cmpxchg16b (random guest panics): a CPU without it.
+_EMULATED_CPU = ("-cpu", "max,-cx16")
+_ACCELERATORS = {
+    "kvm": ("-smp", "2", "-accel", "kvm", "-cpu", "host"),
+    "tcg": ("-smp", "2", "-accel", "tcg,thread=multi", *_EMULATED_CPU),
+    # One nanosecond for each instruction, and none for waiting.
+    "icount": ("-smp", "1", "-accel", "tcg,thread=single", *_EMULATED_CPU, "-icount", "shift=0,sleep=off"),
+}
+
 # A TSC that QEMU derives from the host's clock is reliable; every other clock costs an exit.
 _CMDLINE = (
     "console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable clocksource=tsc "
@@ -37,7 +46,7 @@ def qemu_command(
     """Return QEMU's command line for a guest.
 
     Args:
-        accel: "kvm" or "tcg".
+        accel: "kvm", "tcg", or "icount": emulated on one CPU whose clock counts instructions.
         boot: Directory of the kernel image.
         drives: The read-only images, in the order that initramfs.sh expects.
         console: File that the kernel's console is written to.
@@ -46,12 +55,7 @@ def qemu_command(
         append: Added to the kernel's command line.
     """
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-m", _MEMORY, "-smp", "2"]
-    if accel == "kvm":
-        command += ["-accel", "kvm", "-cpu", "host"]
-    else:
-        # QEMU 7.2 corrupts flags after cmpxchg16b (random guest panics): a CPU without it.
-        command += ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]
+    command += ["-m", _MEMORY, *_ACCELERATORS[accel]]
     command += ["-kernel", str(boot / "vmlinuz"), "-initrd", str(boot / "initrd")]
     command += ["-append", f"{_CMDLINE} {append}".strip()]
     command += ["-chardev", f"file,id=console,path={_escaped(console)}", "-serial", "chardev:console"]

@@ -38,8 +38,10 @@ _LAUNCHER = b"#!/usr/bin/python3\nimport sys\n\nfrom wgtrace.cli import main\n\n
 _TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mksquashfs": "squashfs-tools", "setpriv": "util-linux"}
 
 _UNCOMPRESSED = ("-noI", "-noD", "-noF", "-noX")  # quickest to make
-_BOOT_SECONDS = {"kvm": 60, "tcg": 240}
-_SILENCE_SECONDS = 60
+_BOOT_SECONDS = {"kvm": 60, "tcg": 240, "icount": 600}
+# Of this host's; a guest that counts instructions has its own seconds.
+_SILENCE_SECONDS = {"kvm": 60, "tcg": 60, "icount": 600}
+_SAID = {"kvm": "KVM", "tcg": "emulated", "icount": "emulated, its clock counts instructions"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Job:
         copy_out: Where the files of $WGTRACE_LAB_OUT go, or None.
         env: Added to the command's environment.
         append: Added to the kernel's command line.
+        icount: Whether the guest's clock counts instructions, one a nanosecond, on one CPU.
     """
 
     kernel: str
@@ -63,6 +66,7 @@ class Job:
     copy_out: Path | None = None
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     append: str = ""
+    icount: bool = False
 
 
 def run(
@@ -87,12 +91,15 @@ def run(
         stack.enter_context(_terminated_as_interrupted())
         userland = stack.enter_context(image.held(debian.userland_image(kernel.release), say, rebuild))
         boot = stack.enter_context(image.held(debian.kernel_image(kernel), say, rebuild))
-        accel = "kvm" if qemu.kvm_works(boot, say) else "tcg"
+        if job.icount:
+            accel = "icount"
+        else:
+            accel = "kvm" if qemu.kvm_works(boot, say) else "tcg"
         scratch = stack.enter_context(image.scratch())
         own = scratch / "run.squashfs"
         _make_own_image(job, own)
         drives = [userland / "root.squashfs", boot / "modules.squashfs", own]
-        say(f"booting Linux {kernel.name} ({kernel.debian}), {'KVM' if accel == 'kvm' else 'emulated'}")
+        say(f"booting Linux {kernel.name} ({kernel.debian}), {_SAID[accel]}")
         guest = stack.enter_context(_Guest(job, accel, boot, drives, scratch))
         return guest.wait(stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
 
@@ -103,7 +110,7 @@ class _Guest:
     def __init__(self, job: Job, accel: str, boot: Path, drives: Sequence[Path], scratch: Path) -> None:
         self._job = job
         self._console = scratch / "console"
-        self._boot_seconds = _BOOT_SECONDS[accel]
+        self._boot_seconds, self._silence_seconds = _BOOT_SECONDS[accel], _SILENCE_SECONDS[accel]
         self._port, guest_end = socket.socketpair()
         self._terminal = termios.tcgetattr(0) if not job.argv and os.isatty(0) else None
         command = qemu.qemu_command(
@@ -147,8 +154,8 @@ class _Guest:
                 now = time.monotonic()
                 if not is_ready and now > ready_by:
                     self._give_up(f"the guest did not boot within {self._boot_seconds} s")
-                if is_ready and now > heard + _SILENCE_SECONDS:
-                    self._give_up(f"the guest hangs: nothing heard from it for {_SILENCE_SECONDS} s")
+                if is_ready and now > heard + self._silence_seconds:
+                    self._give_up(f"the guest hangs: nothing heard from it for {self._silence_seconds} s")
             if end_by and time.monotonic() > end_by:
                 self._give_up(f"the command did not end within {self._job.timeout:g} s")
             with contextlib.suppress(BlockingIOError):
