@@ -17,49 +17,43 @@ struct purge {
 
 BPF_TABLE("lru_hash", u64, struct purge, purges, 1024);
 
-/* Packets that one of the two programs has taken, and the other has not seen yet. */
+/* Packets that the first program of a tracepoint has taken, for the second: the last, and the one before. */
 struct taken {
-	struct sk_buff *skb[4];
+	struct sk_buff *skb[2];
 };
 
-BPF_TABLE("percpu_array", u32, struct taken, taken, 1);
+enum { BY_KFREE_SKB, BY_CONSUME_SKB, TRACEPOINTS };
+
+BPF_TABLE("percpu_array", u32, struct taken, taken, TRACEPOINTS);
 
 /*
- * Each tracepoint runs our program twice, as two programs. The kernel skips a
- * program that is interrupted on this CPU by an event of its own (a softirq that
- * frees a packet, prog->active in __bpf_trace_run()), and then that drop would be
- * missing; but never both, as no softirq interrupts a softirq. Whichever comes
- * first takes the drop and leaves a mark, which the other removes.
- *
- * A mark whose other program was skipped stays, and does no harm: the next packet
- * at this address finds it, and its second program takes what the first does not.
+ * Each tracepoint runs two programs of ours, one after the other. The kernel skips
+ * a program that is interrupted on this CPU by an event of its own (a softirq that
+ * frees packets, prog->active in __bpf_trace_run()), and then those drops would be
+ * missing; but never both, as no softirq interrupts a softirq. The first takes
+ * every drop and says so; the second takes what the first did not. Never by the
+ * address alone: the packets of a burst follow each other at the same one.
  */
-static __always_inline bool is_taken(struct sk_buff *skb)
+static __always_inline bool is_taken(struct sk_buff *skb, u32 slot, bool is_second)
 {
-	u32 slot = 0;
-	struct taken *marks = taken.lookup(&slot);
+	struct taken *marks = is_second ? taken.lookup(&slot) : NULL;
 
-	for (int i = 0; marks && i < 4; i++) {
-		if (marks->skb[i] == skb) {
-			marks->skb[i] = NULL;
-			return true;
-		}
-	}
-	return false;
+	if (!marks || (marks->skb[0] != skb && marks->skb[1] != skb))
+		return false;
+	marks->skb[0] = marks->skb[0] == skb ? marks->skb[1] : NULL;
+	marks->skb[1] = NULL;
+	return true;
 }
 
-static __always_inline void take(struct sk_buff *skb)
+/* A softirq may do all of this between the two programs of the task that it interrupts. */
+static __always_inline void take(struct sk_buff *skb, u32 slot, bool is_second)
 {
-	u32 slot = 0;
-	struct taken *marks = taken.lookup(&slot);
+	struct taken *marks = is_second ? NULL : taken.lookup(&slot);
 
-	for (int i = 0; marks && i < 4; i++) {
-		/* the last one is overwritten: more than two at once are old marks */
-		if (!marks->skb[i] || i == 3) {
-			marks->skb[i] = skb;
-			return;
-		}
-	}
+	if (!marks)
+		return;
+	marks->skb[1] = marks->skb[0];
+	marks->skb[0] = skb;
 }
 
 /* The task, or the CPU where it is the idle task: pid 0 is on every CPU. */
@@ -338,13 +332,14 @@ static __always_inline void drop_in_rx_poll(struct drop *drop, struct sk_buff *s
 }
 
 /* skb:kfree_skb: a packet that WireGuard drops on the way out, or in wg_receive(). */
-static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason)
+static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason,
+					    bool is_second)
 {
 	u32 site = site_of(location);
 	struct drop drop = {.location = location, .kernel_reason = kernel_reason};
 	struct skb_view view = {};
 
-	if (site == WGT_SITE_NONE || is_taken(skb))
+	if (site == WGT_SITE_NONE || is_taken(skb, BY_KFREE_SKB, is_second))
 		return 0;
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
@@ -382,7 +377,7 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 	}
 	if (!drop.reason && site == WGT_SITE_SEND)
 		return 0;
-	take(skb);
+	take(skb, BY_KFREE_SKB, is_second);
 	if (drop.reason)
 		drop_emit(&drop);
 	else
@@ -390,18 +385,16 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 	return 0;
 }
 
-/*
- * skb:consume_skb, or the function itself: WireGuard's silent drops, and much
- * that is none. `is_twice`: by two programs, see is_taken().
- */
-static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, bool is_twice)
+/* skb:consume_skb, or the function itself: WireGuard's silent drops, and much that is none. */
+static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location, bool is_second)
 {
 	u32 site = site_of(location);
 	struct drop drop = {.location = location};
 	struct skb_view view = {};
 	struct wgt_drop_event *e;
 
-	if (site == WGT_SITE_NONE || site == WGT_SITE_HANDSHAKE_WORKER || (is_twice && is_taken(skb)))
+	if (site == WGT_SITE_NONE || site == WGT_SITE_HANDSHAKE_WORKER ||
+	    is_taken(skb, BY_CONSUME_SKB, is_second))
 		return 0;
 	/* somebody else still has it: not freed yet (skb_share_check() in wg_xmit()) */
 	if (READ(skb->users.refs.counter) > 1)
@@ -428,8 +421,7 @@ static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, boo
 	}
 	if (!drop.reason)
 		return 0;
-	if (is_twice)
-		take(skb);
+	take(skb, BY_CONSUME_SKB, is_second);
 	e = drop_begin(&drop);
 	if (!e)
 		return 0;
@@ -443,20 +435,6 @@ static __always_inline int consume_skb_at(struct sk_buff *skb, u64 location, boo
 	}
 	events.ringbuf_submit(e, 0);
 	return 0;
-}
-
-static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location)
-{
-	return consume_skb_at(skb, location, true);
-}
-
-/*
- * Where the tracepoint tells no location: by a kprobe, once, since the kernel
- * skips every kprobe's program while one runs on this CPU (trace_call_bpf()).
- */
-static __always_inline int handle_consume_skb_kprobe(struct sk_buff *skb, u64 location)
-{
-	return consume_skb_at(skb, location, false);
 }
 
 /*

@@ -54,6 +54,11 @@ def variants(kernel: Kernel, only_kprobes: bool) -> list[tuple[Program, str]]:
     return [variant for probe in CATALOGUE for variant in tracer._programs(probe)]
 
 
+def functions_of(program: Program, kernel: Kernel) -> set[str]:
+    """The C functions of a program: a tracepoint has two."""
+    return {program.name, program.second.name} if is_raw_tracepoint(program, kernel) else {program.name}
+
+
 def is_raw_tracepoint(program: Program, kernel: Kernel) -> bool:
     """Whether a program is one, and not the kprobe that stands in for it."""
     parameters = kernel.vmlinux.tracepoint_parameters(program.target)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from programs import Kernel, compiled, functions, is_raw_tracepoint, variants, whole_text
+from programs import Kernel, compiled, functions, functions_of, is_raw_tracepoint, variants, whole_text
 
 from wgtrace.loader import source
 from wgtrace.loader.bcc_loader import _SITES
@@ -25,14 +25,17 @@ def test_every_program_compiles_and_passes_the_verifier(kernel: Kernel) -> None:
     definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
 
     with compiled(whole_text(programs), definitions) as bpf:
-        assert functions(bpf) == {program.name for program, _text in programs}
+        assert functions(bpf) == {
+            name for program, _text in programs for name in functions_of(program, kernel)
+        }
         refused = {}
         for program, _text in programs:
             kind = BPF.RAW_TRACEPOINT if is_raw_tracepoint(program, kernel) else BPF.KPROBE
-            try:
-                bpf.load_func(program.name.encode(), kind)
-            except Exception as exc:  # noqa: BLE001 - BCC raises bare Exception
-                refused[program.name] = str(exc)
+            for name in functions_of(program, kernel):
+                try:
+                    bpf.load_func(name.encode(), kind)
+                except Exception as exc:  # noqa: BLE001 - BCC raises bare Exception
+                    refused[name] = str(exc)
         assert refused == {}
 
 
@@ -48,7 +51,8 @@ def test_every_program_compiles_as_fentry(kernel: Kernel) -> None:
         found = functions(bpf)
 
     has_fentry = "has_module_kfunc" in found
-    wanted = {p.name for p, _text in programs if p.probe.name not in both or p.fentry is has_fentry}
+    compiled_for = [p for p, _text in programs if p.probe.name not in both or p.fentry is has_fentry]
+    wanted = {name for program in compiled_for for name in functions_of(program, kernel)}
     assert both
     assert found - {"has_module_kfunc"} == wanted
 

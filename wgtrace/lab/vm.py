@@ -91,10 +91,7 @@ def run(
         stack.enter_context(_terminated_as_interrupted())
         userland = stack.enter_context(image.held(debian.userland_image(kernel.release), say, rebuild))
         boot = stack.enter_context(image.held(debian.kernel_image(kernel), say, rebuild))
-        if job.icount:
-            accel = "icount"
-        else:
-            accel = "kvm" if qemu.kvm_works(boot, say) else "tcg"
+        accel = "icount" if job.icount else "kvm" if qemu.kvm_works(boot, say) else "tcg"
         scratch = stack.enter_context(image.scratch())
         own = scratch / "run.squashfs"
         _make_own_image(job, own)

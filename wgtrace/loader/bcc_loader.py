@@ -300,9 +300,8 @@ class Tracer:
         with _captured_stderr() as lines:
             fd, because = self._attach_program(program, mechanism)
             if fd >= 0 and mechanism is Mechanism.RAW_TRACEPOINT:
-                # Twice, as two programs: is_taken() in bpf/drop.bpf.c says why.
                 self._fds.append(fd)
-                fd, because = self._attach_program(program, mechanism)
+                fd, because = self._attach_program(program.second, mechanism)
         if fd < 0:
             if program.fentry:
                 self._refused[probe.name] = because
@@ -355,9 +354,6 @@ class Tracer:
             Mechanism.FEXIT: BPF.TRACING,
         }
         try:
-            first = self._bpf.funcs.pop(program.name.encode(), None)  # else BCC gives that again
-            if first:
-                self._fds.append(first.fd)
             function = self._bpf.load_func(program.name.encode(), kinds.get(mechanism, BPF.KPROBE))
         except Exception as exc:  # noqa: BLE001 - BCC raises bare Exception
             return -1, f"the kernel refuses the program: {exc}"

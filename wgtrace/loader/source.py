@@ -10,7 +10,7 @@ fentry) is only known on the user's kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wgtrace.probes.types import Point, Probe
@@ -70,6 +70,11 @@ class Program:
     name: str
     fentry: bool
 
+    @property
+    def second(self) -> Program:
+        """The other of a tracepoint's two programs."""
+        return replace(self, name=f"{self.name}_again")
+
 
 def kprobe_program(probe: Probe, target: str) -> Program:
     """The kprobe or kretprobe for `probe`, or the program of a raw tracepoint."""
@@ -105,7 +110,10 @@ def program_text(program: Program, parameters: int = 0) -> str:
             return value behind them.
     """
     probe = program.probe
-    if probe.point is Point.TRACEPOINT or (program.fentry and probe.point is Point.ENTRY):
+    if probe.point is Point.TRACEPOINT:
+        # Two programs: is_taken() in bpf/drop.bpf.c says why.
+        return _tracepoint_text(program, False) + _tracepoint_text(program.second, True)
+    if program.fentry and probe.point is Point.ENTRY:
         context, values = "unsigned long long *ctx", [f"ctx[{i}]" for i in range(len(probe.args))]
     elif program.fentry:
         context, values = "unsigned long long *ctx", [f"ctx[{parameters}]"]
@@ -116,9 +124,17 @@ def program_text(program: Program, parameters: int = 0) -> str:
     return f"int {program.name}({context})\n{{\n\t{_call(probe, values)}\n}}\n"
 
 
+def _tracepoint_text(program: Program, is_second: bool) -> str:
+    arguments = [f"({_c_type(arg)})(ctx[{i}])" for i, arg in enumerate(program.probe.args)]
+    call = f"{program.probe.handler}({', '.join(arguments)}, {str(is_second).lower()})"
+    return f"int {program.name}(unsigned long long *ctx)\n{{\n\treturn {call};\n}}\n"
+
+
 def consume_skb_kprobe_text(program: Program) -> str:
     """The program on the function consume_skb(), where its tracepoint tells no location.
 
+    There is one only, which takes what no other took: the kernel skips every kprobe's
+    program while one runs on this CPU (trace_call_bpf()), so a second would not help.
     The caller is the return address: at entry it is on top of the stack (x86-64)
     or in the link register (arm64).
     """
@@ -131,7 +147,7 @@ def consume_skb_kprobe_text(program: Program) -> str:
         "\tbpf_probe_read_kernel(&caller, sizeof(caller), (void *)PT_REGS_SP(ctx));\n"
         "#endif\n"
         "\tif (!PT_REGS_PARM1(ctx))\n\t\treturn 0;\n"
-        f"\treturn {program.probe.handler}_kprobe((struct sk_buff *)PT_REGS_PARM1(ctx), caller);\n}}\n"
+        f"\treturn {program.probe.handler}((struct sk_buff *)PT_REGS_PARM1(ctx), caller, true);\n}}\n"
     )
 
 

@@ -21,6 +21,15 @@ def test_emulated_cpu_has_no_cmpxchg16b() -> None:
     assert "-accel tcg,thread=multi" in command
 
 
+def test_a_machine_that_counts_instructions_has_one_cpu() -> None:
+    """With icount the clock is the number of instructions: that of one CPU, without pauses."""
+    command = _command("icount")
+
+    assert "-icount shift=0,sleep=off" in command
+    assert "-smp 1 " in command
+    assert "-cpu max,-cx16" in command
+
+
 def test_kvm_uses_the_host_cpu() -> None:
     """Under KVM the guest has the host's CPU."""
     assert "-accel kvm -cpu host" in _command("kvm")

@@ -59,7 +59,9 @@ CONSUME = kprobe_program(row(Point.TRACEPOINT, SKB, "u64 location", module=""), 
         (
             TRACEPOINT,
             "int on_kfree_skb(unsigned long long *ctx)\n{\n\treturn handle_it("
-            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (u32)(ctx[2]));\n}\n",
+            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (u32)(ctx[2]), false);\n}\n"
+            "int on_kfree_skb_again(unsigned long long *ctx)\n{\n\treturn handle_it("
+            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (u32)(ctx[2]), true);\n}\n",
         ),
     ],
 )
@@ -93,8 +95,8 @@ def test_consume_skb_without_a_location() -> None:
     assert text.startswith("int on_consume_skb(struct pt_regs *ctx)\n{\n")
     assert "PT_REGS_SP(ctx)" in text
     assert "ctx->regs[30]" in text
-    assert text.index("if (!PT_REGS_PARM1(ctx))") < text.index("handle_it_kprobe(")
-    assert "handle_it_kprobe((struct sk_buff *)PT_REGS_PARM1(ctx), caller)" in text
+    assert text.index("if (!PT_REGS_PARM1(ctx))") < text.index("handle_it(")
+    assert "handle_it((struct sk_buff *)PT_REGS_PARM1(ctx), caller, true)" in text
 
 
 def test_programs_are_named_apart() -> None:
