@@ -76,7 +76,8 @@ class Interfaces:
             elif known is None:
                 zero = dict.fromkeys(COUNTERS, 0)
                 self._known[key] = _Counted(device, _counters(device) if self._is_first else zero, zero)
-            elif known.device.ifindex != device.ifindex:  # made anew: its counters start at 0
+            elif known.device.ifindex != device.ifindex or not _goes_on(known.device, device):
+                # Made anew: its counters start at 0. The inode of a namespace is used again, too.
                 self._known[key] = _Counted(device, dict.fromkeys(COUNTERS, 0), known.moved())
             else:
                 known.device = device
@@ -153,12 +154,17 @@ def _former(device: Device, gone: dict[Key, _Counted]) -> Key | None:
         if counted.device.netns == device.netns and counted.device.ifindex == device.ifindex:
             return key
     for key, counted in gone.items():
-        was, now = _counters(counted.device), _counters(device)
         is_other_netns = counted.device.netns != device.netns
         has_its_key = device.public_key is not None and device.public_key == counted.device.public_key
-        if is_other_netns and has_its_key and all(now[counter] >= was[counter] for counter in COUNTERS):
+        if is_other_netns and has_its_key and _goes_on(counted.device, device):
             return key
     return None
+
+
+def _goes_on(was: Device, now: Device) -> bool:
+    """Whether no counter went back, which none of an interface does."""
+    before, after = _counters(was), _counters(now)
+    return all(after[counter] >= before[counter] for counter in COUNTERS)
 
 
 def _place(ifname: str, netns: int, snapshot: Snapshot) -> str:

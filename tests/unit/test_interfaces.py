@@ -61,6 +61,16 @@ def test_made_anew() -> None:
     assert counts(interfaces.named([total("wg0", 23)])) == {("wg0", 1): 23}
 
 
+def test_made_anew_with_the_same_index() -> None:
+    """As in a new namespace that got the inode of one that is gone: the counters tell."""
+    interfaces = Interfaces()
+    interfaces.take(snap(wg("wg0", errors=100)))
+    interfaces.take(snap(wg("wg0", errors=107)))
+    interfaces.take(snap(wg("wg0", errors=5)))
+
+    assert moved(interfaces) == {("wg0", 1): 12}
+
+
 def test_renamed() -> None:
     """Totals under both names are of the new one, as are the counters; it is told once."""
     said: list[str] = []
