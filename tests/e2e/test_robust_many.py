@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from wgtrace.loader.bcc_loader import Settings
 
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)
 PEERS, EACH = 200, 3
+TRAFFIC = 2003
+SO_RCVBUFFORCE = 33
 DEVICES = 300  # WGT_MAX_DEVICES is 256
 ROOM, KINDS = 16, 23
 
@@ -49,6 +53,49 @@ def test_two_hundred_peers(tracer: Tracer, ifname: str) -> None:
         assert by_peer == {peer.public_key: EACH for peer in impostors}
         moved = {r["counter"]: (r["moved"], r["explained"]) for r in report.summary["reconciliation"]}
         assert moved == dict.fromkeys(("rx_errors", "rx_frame_errors"), (PEERS * EACH, PEERS * EACH))
+
+
+def test_a_peer_removed_while_its_traffic_goes(tracer: Tracer, ifname: str) -> None:
+    """Each of its packets came out of the tunnel or is a drop, also those on their way at that moment."""
+    with two_hosts(ifname=ifname) as net:
+        net.connect()
+        receiver = net.b.socket(socket.AF_INET)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+        receiver.bind((net.b.inner(), 9))
+        receiver.setblocking(False)
+        half, began = threading.Event(), threading.Event()
+
+        def send_packets() -> None:
+            with net.a.socket(socket.AF_INET) as sender:
+                for number in range(TRAFFIC):
+                    sender.sendto(b"wgtrace", (net.b.inner(), 9))
+                    if number == TRAFFIC // 4:
+                        began.set()
+                    if number == TRAFFIC // 2:
+                        half.wait(60)  # the removal falls into the first or the second half
+
+        sending = threading.Thread(target=send_packets)
+        sending.start()
+        began.wait(60)
+        net.b.wg("set", ifname, "peer", net.a.public_key, "remove")
+        half.set()
+        sending.join()
+
+        received = 0
+
+        def sums() -> int:
+            nonlocal received
+            with contextlib.suppress(BlockingIOError):
+                while receiver.recv(64):
+                    received += 1
+            ours = [t for t in tracer.report(ifname).summary["totals"] if t["direction"] == "rx"]
+            return received + int(sum(t["count"] for t in ours))
+
+        with receiver:
+            wait_until(lambda: sums() >= TRAFFIC)
+            assert sums() == TRAFFIC
+        assert TRAFFIC // 4 <= received < TRAFFIC
+        assert "unknown_receiver_index" in tracer.report(ifname).totals
 
 
 @contextlib.contextmanager
