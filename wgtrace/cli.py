@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -223,6 +224,7 @@ def selftest(as_json: bool, only_clean: bool) -> None:
     Exit status: 0 all that was provoked was seen, packet for packet; 1 it was
     not; 3 cannot run here; 4 internal error; 130 stopped by Ctrl-C or SIGTERM.
     """
+    _need_root()
     from wgtrace.lab.topology import remove_leftovers
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.selftest import print_selftest, selftest_json
@@ -230,11 +232,12 @@ def selftest(as_json: bool, only_clean: bool) -> None:
     from wgtrace.selftest.pair import StoppedError
     from wgtrace.selftest.run import run
 
-    _need_root()
     if only_clean:
         for name in remove_leftovers():
             click.echo(f"removed network namespace {name}")
         return
+    # A terminal that is closed leaves nothing behind either: it is over in a moment.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Signals() as signals:
         _progress("making two network namespaces, attaching ...")
         try:
@@ -374,7 +377,8 @@ def _progress(text: str) -> None:
 def _scene_progress(number: int, of: int, scene: Scene) -> None:
     if sys.stderr.isatty():  # one line, rewritten
         end = "\n" if number == of else ""
-        click.echo(f"\r\x1b[Kwgtrace: {number} of {of}: {scene.reason.id}{end}", err=True, nl=False)
+        with contextlib.suppress(OSError):
+            click.echo(f"\r\x1b[Kwgtrace: {number} of {of}: {scene.reason.id}{end}", err=True, nl=False)
 
 
 def main() -> None:
