@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from scenes import udp, wait_until
 from tracer import START_S, bpf_objects, kprobe_events
 
 from wgtrace.events.reasons import Reason
-from wgtrace.lab.topology import Network, two_hosts
+from wgtrace.lab.topology import Network, remove_leftovers, two_hosts
 
 SELFTEST = ("wgtrace", "selftest")
 # A kernel that lacks a function, and of the scenes only the first and one that needs no function.
@@ -49,8 +51,11 @@ def _netns_of(process: subprocess.Popen[str]) -> set[str]:
 def _is_tracing(process: subprocess.Popen[str]) -> bool:
     """Whether it has attached its programs: so it is in the middle of the scenes."""
     assert process.poll() is None, process.communicate()
-    fds = Path(f"/proc/{process.pid}/fd").iterdir()
-    return sum("bpf-prog" in os.readlink(fd) for fd in fds) >= 20
+    programs = 0
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            programs += "bpf-prog" in os.readlink(fd)
+    return programs >= 20
 
 
 def _configuration(net: Network) -> list[str]:
@@ -115,23 +120,36 @@ def test_every_reason_beside_a_busy_wg0(busy_wg0: Network) -> None:
     assert kprobe_events() == kprobes
 
 
-def test_stopped_and_killed() -> None:
+@pytest.fixture
+def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a selftest; those that still run in the end are killed, and what they leave removed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def one() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(SELFTEST, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield one
+    for process in started:
+        process.kill()
+        process.communicate()
+    remove_leftovers()
+
+
+def test_stopped_and_killed(start: Callable[[], subprocess.Popen[str]]) -> None:
     """Ctrl-C and SIGTERM leave nothing; what kill -9 leaves goes with the next run, the living stay."""
     before, kprobes, spaces = bpf_objects(), kprobe_events(), _netns()
-
-    def started() -> subprocess.Popen[str]:
-        return subprocess.Popen(SELFTEST, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    killed = started()
-    wait_until(lambda: len(_netns_of(killed)) == 2)
+    killed = start()
+    wait_until(lambda: len(_netns_of(killed)) == 2, START_S)
     killed.kill()
     killed.communicate()
     left = _netns() - spaces
     assert len(left) == 2
 
-    runs = {signal.SIGINT: started(), signal.SIGTERM: started()}
+    runs = {signal.SIGINT: start(), signal.SIGTERM: start()}
     for process in runs.values():
-        wait_until(lambda process=process: _is_tracing(process), START_S)  # type: ignore[misc]  # a bool
+        wait_until(partial(_is_tracing, process), START_S)
         assert len(_netns_of(process)) == 2
     assert _netns() & left == set()
     cleaned = subprocess.run([*SELFTEST, "--clean"], capture_output=True, text=True, check=True)

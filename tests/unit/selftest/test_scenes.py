@@ -16,11 +16,6 @@ def test_every_reason_is_provoked_or_it_is_said_why_not() -> None:
     assert {reason for reason, _ in ROWS} == set(Reason)
 
 
-def test_every_sub_reason_is_somewhere() -> None:
-    """The same for the finer reasons."""
-    assert {sub for _, sub in ROWS} == set(SubReason)
-
-
 def test_no_row_is_twice() -> None:
     """A reason, or a sub-reason of it, has one row; a reason told as a whole has no row in parts."""
     assert [row for row, count in Counter(ROWS).items() if count > 1] == []
