@@ -93,7 +93,7 @@ def userland_image(release: str) -> Image:
         for pattern in ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"):
             options.append(f"--dpkgopt=path-exclude={pattern}")
         tree = target / "tree.tar"
-        _debootstrap([*options, "--variant=apt"], release, backports=False, output=tree)
+        debootstrap([*options, "--variant=apt"], release, backports=False, output=tree)
         with open(tree, "rb") as tar, squashed(target / "root.squashfs", _COMPRESSION) as archive:
             shutil.copyfileobj(tar, archive, 1 << 20)
         tree.unlink()
@@ -110,7 +110,7 @@ def kernel_image(kernel: Kernel) -> Image:
         options = ["--variant=extract", f"--include={kernel.kernel},busybox-static"]
         if kernel.backports:
             options.append(f'--aptopt=APT::Default-Release "{kernel.release}-backports"')
-        _debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
+        debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
         root = target / "root"
         version = _unpack_kernel(tree, root)
         tree.unlink()
@@ -127,7 +127,7 @@ def kernel_image(kernel: Kernel) -> Image:
     return Image(f"kernel-{kernel.name}", recipe, build, cache_bytes=400 << 20, scratch_bytes=400 << 20)
 
 
-def _debootstrap(options: list[str], release: str, backports: bool, output: Path) -> None:
+def debootstrap(options: list[str], release: str, backports: bool, output: Path) -> None:
     """Have mmdebstrap make a tar archive of a Debian tree."""
     archive, security = debian_archives()
     suites = [f"deb {archive} {release} main"]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Drops a second that user space can take: decode, join, remember, write; by the CPU time of this process.
+
+Records as the programs write them, of five reasons and 250 flows; what is written goes to /dev/null.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit")]
+
+from factories import BERLIN, NETNS, PARIS, snapshot  # noqa: E402
+from records import flow4, record  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from wgtrace.diagnosis.evidence import Evidence  # noqa: E402
+from wgtrace.enrich import enrich  # noqa: E402
+from wgtrace.events.decode import Decoder  # noqa: E402
+from wgtrace.events.reasons import Reason, SubReason  # noqa: E402
+from wgtrace.events.types import DropEvent  # noqa: E402
+from wgtrace.events.wire import EventKind  # noqa: E402
+from wgtrace.outputs.jsonl import JsonLinesSink  # noqa: E402
+from wgtrace.outputs.table import TableSink  # noqa: E402
+from wgtrace.report import Sink  # noqa: E402
+
+RECORDS = 2000
+RUNS = 11
+DEVICE = {"ifname": b"wg0", "netns": NETNS, "ifindex": 7}
+
+
+def _peer(key: str) -> dict[str, object]:
+    return {
+        "known": 1,
+        "public_key": base64.b64decode(key),
+        "endpoint_addr": bytes([203, 0, 113, 9]),
+        "endpoint_port": 51820,
+        "endpoint_family": 4,
+    }
+
+
+def _record(number: int) -> bytes:
+    outer = flow4("203.0.113.9", "198.51.100.1", 17, 51820, 51820, 160)
+    inner = flow4(f"10.9.4.{number % 250}", "10.9.0.1", 6, 40_000 + number % 250, 443, 60)
+    kinds: list[tuple[Reason, dict[str, Any]]] = [
+        (
+            Reason.BAD_HEADER,
+            {
+                "sub_reason": SubReason.UNKNOWN_TYPE,
+                "outer": outer,
+                "payload": b"\x09" * 16,
+                "payload_len": 100,
+            },
+        ),
+        (
+            Reason.SRC_NOT_ALLOWED,
+            {"sub_reason": SubReason.OWNED_BY_NOBODY, "outer": outer, "inner": inner, "peer": _peer(BERLIN)},
+        ),
+        (
+            Reason.REPLAY_OR_OLD_COUNTER,
+            {
+                "sub_reason": SubReason.DUPLICATE,
+                "outer": outer,
+                "nonce": number,
+                "max_nonce": number + 7,
+                "peer": _peer(PARIS),
+            },
+        ),
+        (Reason.ALLOWEDIPS_NO_PEER, {"inner": inner}),
+        (Reason.INVALID_MAC1, {"outer": outer, "message_type": 1, "sender_index": number}),
+    ]
+    reason, values = kinds[number % 5]
+    header: dict[str, Any] = {
+        "device": DEVICE,
+        "location": 0xFFFFFFFFC0401234 + number % 5 * 64,
+        "kernel_reason": 2,
+    }
+    return record(EventKind.DROP, reason=reason, **header, **values)
+
+
+def rate(sink: Sink, records: list[bytes]) -> float:
+    """Records a second of CPU time."""
+    now = snapshot()
+    decoder = Decoder(hex, {2: "NOT_SPECIFIED"})
+    evidence = Evidence()
+    evidence.set_snapshot(now)
+    before = time.process_time()
+    for each in records:
+        event = decoder.event(each)
+        assert isinstance(event, DropEvent)
+        seen = enrich(event, now, 0)
+        evidence.feed(seen)
+        sink.drop(seen)
+    return len(records) / (time.process_time() - before)
+
+
+def main() -> None:
+    """Measure, and print it as JSON."""
+    records = [_record(number) for number in range(RECORDS)]
+    with open("/dev/null", "w", encoding="ascii") as out:
+        sinks: dict[str, Sink] = {
+            "json": JsonLinesSink(out),
+            "table": TableSink(Console(file=out, width=200, force_terminal=True)),
+        }
+        for sink in sinks.values():
+            rate(sink, records[:100])
+        rates = {name: [rate(sink, records) for _ in range(RUNS)] for name, sink in sinks.items()}
+    print(json.dumps({name: statistics.median(each) for name, each in rates.items()}))
+
+
+if __name__ == "__main__":
+    main()
