@@ -26,6 +26,8 @@ BPF_TABLE("percpu_array", u32, u64, losses, WGT_LOSSES);
 BPF_ARRAY(config, struct wgt_config, 1);
 BPF_HASH(traced, struct wgt_traced_key, u32, 1024);
 BPF_ARRAY(sites, struct wgt_sites, 1);
+BPF_ARRAY(filters, struct wgt_filter, 1);
+BPF_HASH(wanted_peers, struct wgt_public_key, u32, 1024);
 
 /* Atomic, because an interrupt may run another program on this very CPU. */
 static __always_inline void count_loss(u32 cause)
@@ -72,8 +74,11 @@ static __always_inline bool is_traced(const struct wgt_device *device)
 	return traced.lookup(&key) != NULL;
 }
 
-/* Whether this drop may be shown; the rest is counted. */
-static __always_inline bool may_stream(u32 reason, u64 now_ns)
+/*
+ * Whether this drop gets a record; the rest is counted. What the filter does not
+ * ask for has a small share of its own, so that it takes nothing from the rest.
+ */
+static __always_inline bool may_stream(u32 reason, u64 now_ns, bool matched, u32 samples_per_second)
 {
 	u32 slot = 0;
 	struct wgt_config *settings = config.lookup(&slot);
@@ -86,6 +91,13 @@ static __always_inline bool may_stream(u32 reason, u64 now_ns)
 	if (stream->second != second) {
 		stream->second = second;
 		stream->shown = 0;
+		stream->sampled = 0;
+	}
+	if (!matched) {
+		if (stream->sampled >= samples_per_second)
+			return false;
+		stream->sampled++;
+		return true;
 	}
 	if (stream->shown >= settings->events_per_second) {
 		lock_xadd(&stream->limited, 1);

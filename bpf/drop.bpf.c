@@ -343,6 +343,7 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 		return 0;
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
+	drop.len = view.len;
 	if (site == WGT_SITE_XMIT || site == WGT_SITE_SEND_STAGED) {
 		outgoing(&drop, &view);
 		if (site == WGT_SITE_XMIT)
@@ -401,6 +402,7 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location,
 		return 0;
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
+	drop.len = view.len;
 	if (site == WGT_SITE_XMIT) {
 		/* a super-packet that was cut into segments is no drop */
 		if (!skb_is_gso(skb)) {

@@ -190,6 +190,10 @@ struct wgt_drop_event {
 	__u8 latest_timestamp[WGT_TAI64N_LEN]; /* of the last one accepted */
 	__u8 payload[WGT_PAYLOAD_LEN];	       /* bad_header: first bytes of the UDP payload */
 	__u32 payload_len;		       /* bad_header: UDP payload, bytes */
+	__u32 packet_len;    /* of the packet, bytes; of what was freed where it has no header */
+	__u16 captured_len;  /* bytes of the packet that follow this struct: with -w only */
+	__u8 captured_layer; /* enum wgt_layer: what they are, 0: none */
+	__u8 matched;	     /* 1: what was asked for; 0: a sample of the rest, for diagnosis */
 	__u32 pad;
 };
 
@@ -221,7 +225,8 @@ struct wgt_total_key {
 	__u16 code; /* enum wgt_reason or wgt_handshake_code */
 	__u8 sub_reason;
 	__u8 peer_known;
-	__u8 pad[6];
+	__u8 matched; /* of a drop: whether the filter asks for it */
+	__u8 pad[5];
 	__u8 public_key[WGT_KEY_LEN];
 };
 
@@ -241,6 +246,7 @@ struct wgt_stream {
 	__u64 shown;   /* in this second */
 	__u64 limited; /* since the start: counted, not shown */
 	__u64 total;   /* since the start: all drops of this reason */
+	__u64 sampled; /* in this second: those that the filter does not ask for */
 };
 
 /* Slot 0 of the map `config`. */
@@ -257,6 +263,56 @@ struct wgt_traced_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
 	__u32 ifindex;
+};
+
+/* The packets of a drop: bits. */
+enum wgt_layer {
+	WGT_INNER = 1,
+	WGT_OUTER = 2,
+};
+
+/* The ends of a flow: bits. */
+enum wgt_flow_end {
+	WGT_SOURCE = 1,
+	WGT_DESTINATION = 2,
+};
+
+/* What a term of a flow filter looks at. */
+enum wgt_term_kind {
+	WGT_TERM_NET = 1,
+	WGT_TERM_PORT = 2,
+	WGT_TERM_PROTO = 3,
+	WGT_TERM_FAMILY = 4,
+};
+
+/* One term: holds if one of these ends of one of these packets has it. */
+struct wgt_flow_term {
+	__u8 addr[16]; /* net; the bits outside of mask are 0 */
+	__u8 mask[16];
+	__u16 port;   /* port */
+	__u8 kind;    /* enum wgt_term_kind */
+	__u8 layers;  /* of enum wgt_layer */
+	__u8 ends;    /* net, port: of enum wgt_flow_end */
+	__u8 negated; /* 1: it must not hold */
+	__u8 family;  /* net, family: 4 or 6 */
+	__u8 proto;   /* proto: IPPROTO_*; port: IPPROTO_TCP, IPPROTO_UDP, or 0 for both */
+};
+
+#define WGT_MAX_TERMS 8
+
+/* Slot 0 of the map `filters`: all zero asks for every drop. */
+struct wgt_filter {
+	__u32 has_peers;	  /* 1: only those in the map `wanted_peers` */
+	__u32 terms;		  /* so many of `term` are there; all of them must hold */
+	__u32 samples_per_second; /* of what is not asked for, per reason and CPU */
+	__u32 pad;
+	__u8 hidden[WGT_REASONS]; /* by enum wgt_reason, 1: not asked for */
+	struct wgt_flow_term term[WGT_MAX_TERMS];
+};
+
+/* Key of the map `wanted_peers`. */
+struct wgt_public_key {
+	__u8 bytes[WGT_KEY_LEN];
 };
 
 /* Functions of WireGuard that free packets: values of the map `sites`. */
@@ -294,15 +350,18 @@ _Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader a
 _Static_assert(sizeof(struct wgt_flow) == 48, "also change FlowWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_device) == 24, "also change DeviceWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_peer) == 56, "also change PeerWire and WGT_ABI");
-_Static_assert(sizeof(struct wgt_drop_event) == 328,
+_Static_assert(sizeof(struct wgt_drop_event) == 336,
 	       "also change DropEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_event) == 112,
 	       "also change HandshakeEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
-_Static_assert(sizeof(struct wgt_stream) == 32, "also change StreamWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_stream) == 40, "also change StreamWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_config) == 8, "also change ConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_flow_term) == 40, "also change FlowTermWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_filter) == 432, "also change FilterWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_public_key) == 32, "also change PublicKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_site_range) == 24, "also change SiteRangeWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_sites) == 976, "also change SitesWire and WGT_ABI");

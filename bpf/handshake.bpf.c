@@ -19,9 +19,10 @@ struct handshake_frame {
 	struct wg_device *wg;
 	struct wg_peer *peer; /* whom it turned out to be from, or whom we send to */
 	const u8 *message;
+	const u8 *datagram; /* its IP header */
+	const u8 *end;
 	u8 *plaintext; /* where the AEAD writes */
 	u64 plaintext_len;
-	struct wgt_flow outer;
 	u32 type;
 	u32 sender_index;
 	u32 receiver_index;
@@ -71,7 +72,8 @@ static __always_inline int handle_receive_handshake(struct wg_device *wg, struct
 		if (frame.type == MESSAGE_RESPONSE)
 			frame.receiver_index = read_u32(view.data + 8);
 	}
-	read_flow(&frame.outer, view.network, view.tail);
+	frame.datagram = view.network;
+	frame.end = view.tail;
 	receiving.update(&id, &frame);
 	return 0;
 }
@@ -294,12 +296,12 @@ static __always_inline int handle_receive_handshake_return(void)
 	drop.wg = frame->wg;
 	drop.peer = frame->peer;
 	drop.message_type = frame->type;
+	drop.message = frame->message;
+	drop.outer = frame->datagram; /* the worker frees it after this */
+	drop.end = frame->end;
 	e = drop_begin(&drop);
 	if (!e)
 		goto out;
-	e->outer = frame->outer;
-	e->sender_index = frame->sender_index;
-	e->receiver_index = frame->receiver_index;
 	if (drop.reason == WGT_UNKNOWN_PEER_PUBKEY)
 		__builtin_memcpy(e->other_key, frame->public_key, sizeof(e->other_key));
 	if (frame->has_timestamp) {

@@ -241,20 +241,111 @@ struct drop {
 	u8 sub_reason;
 	u8 message_type;
 	u32 payload_len;
-	u32 pad;
+	u32 len; /* skb->len */
 };
+
+/* What leaves the kernel: the event, and with -w room for the packet's first bytes. */
+struct drop_record {
+	struct wgt_drop_event event;
+	u8 packet[WGT_CAPTURE_LEN];
+};
+
+#if WGT_CAPTURE_LEN
+/* Type and first index of a message. Wireshark takes a data message that is cut behind its counter for malformed. */
+#define MESSAGE_BEGIN_LEN 8
+
+/* How long the headers at `ip` are: IP's, that of the protocol in it, and WireGuard's. */
+static __always_inline u32 headers_len(const struct wgt_flow *flow, const u8 *ip, const u8 *end,
+				       bool has_message)
+{
+	u32 len = sizeof(struct ipv6hdr);
+
+	if (flow->family == 4) {
+		len = (read_u8(ip) & 0xf) * 4;
+		if (READ(((struct iphdr *)ip)->frag_off) & 0xff1f) /* not the first fragment */
+			return len;
+	}
+	if (flow->proto == IPPROTO_TCP)
+		return ip + len + 20 <= end ? len + (read_u8(ip + len + 12) >> 4) * 4 : len;
+	if (flow->proto == IPPROTO_ICMP || flow->proto == IPPROTO_ICMPV6)
+		return len + 8;
+	if (flow->proto == IPPROTO_UDP)
+		return len + UDP_HEADER_LEN + (has_message ? MESSAGE_BEGIN_LEN : 0);
+	return len;
+}
+
+/*
+ * Copies the first bytes of the packet, from its IP header on: of the inner one
+ * where it is plain, else of the datagram. What follows the header of a session's
+ * data message is never copied: decryption is in place, so it may be plain by now.
+ */
+static __always_inline void capture(struct drop_record *to, struct drop *drop)
+{
+	struct wgt_drop_event *e = &to->event;
+	struct wgt_flow *flow = drop->inner ? &e->inner : &e->outer;
+	const u8 *from = drop->inner ? drop->inner : drop->outer;
+	u64 len, most;
+
+	e->packet_len = drop->len;
+	if (!from || !flow->family)
+		return;
+	if (!drop->inner)
+		e->packet_len = flow->len;
+	len = headers_len(flow, from, drop->end, !drop->inner && drop->message_type);
+	if (!WGT_HEADERS_ONLY && (drop->inner || !drop->keypair))
+		len = WGT_CAPTURE_LEN;
+	most = drop->end - from; /* what lies in fragments is left out */
+	if (len > most)
+		len = most;
+	if (len > e->packet_len)
+		len = e->packet_len;
+	if (len > WGT_CAPTURE_LEN)
+		len = WGT_CAPTURE_LEN;
+	asm volatile("" : "+r"(len)); /* else clang drops a check that the verifier wants to see */
+	if (len > WGT_CAPTURE_LEN)
+		return;
+	if (bpf_probe_read_kernel(to->packet, len, from))
+		return;
+	e->captured_len = len;
+	e->captured_layer = drop->inner ? WGT_INNER : WGT_OUTER;
+}
+#endif
+
+/* Whether the filter asks for `drop`, of which `key` is filled but for this. */
+static __always_inline bool is_wanted(const struct wgt_filter *filter, struct drop *drop,
+				      struct wgt_total_key *key)
+{
+	struct wgt_flow inner = {}, outer = {};
+
+	if (drop->reason < WGT_REASONS && filter->hidden[drop->reason])
+		return false;
+	if (filter->has_peers && !(key->peer_known && wanted_peers.lookup((void *)key->public_key)))
+		return false;
+	if (!filter->terms)
+		return true;
+	if (drop->inner)
+		read_flow(&inner, drop->inner, drop->end);
+	if (drop->outer)
+		read_flow(&outer, drop->outer, drop->end);
+	return is_flow_wanted(filter, &inner, &outer);
+}
 
 /* Counts `drop`; if it may be shown, gives its record, all filled but for what only the caller knows. */
 static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
 {
+	u32 slot = 0;
+	struct wgt_filter *filter = filters.lookup(&slot);
 	struct wgt_total_key key = {};
 	struct wgt_device device = {};
+	struct drop_record *record;
 	struct wgt_drop_event *e;
 
+	/* Onto itself: the verifier forgets what it knew of each field, and walks what follows only once. */
+	bpf_probe_read_kernel(drop, sizeof(*drop), drop);
 	read_device(&device, drop->wg);
 	if (!device.ifindex)
 		count_loss(WGT_LOST_DEVICES);
-	if (!is_traced(&device))
+	if (!is_traced(&device) || !filter)
 		return NULL;
 
 	__builtin_memcpy(key.ifname, device.ifname, sizeof(key.ifname));
@@ -267,17 +358,24 @@ static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
 		bpf_probe_read_kernel(key.public_key, sizeof(key.public_key),
 				      drop->peer->handshake.remote_static);
 	}
+	key.matched = is_wanted(filter, drop, &key);
 	count_total(&key);
-	if (!may_stream(drop->reason, bpf_ktime_get_boot_ns()))
+	/* Findings are about the peers that were asked for: of others nothing is needed. */
+	if (!key.matched && filter->has_peers && key.peer_known &&
+	    !wanted_peers.lookup((void *)key.public_key))
+		return NULL;
+	if (!may_stream(drop->reason, bpf_ktime_get_boot_ns(), key.matched, filter->samples_per_second))
 		return NULL;
 
-	e = events.ringbuf_reserve(sizeof(struct wgt_drop_event));
-	if (!e) {
+	record = events.ringbuf_reserve(sizeof(struct drop_record));
+	if (!record) {
 		count_loss(WGT_LOST_EVENTS);
 		return NULL;
 	}
+	e = &record->event;
 	__builtin_memset(e, 0, sizeof(*e));
 	header_init(&e->hdr, WGT_EVENT_DROP, sizeof(*e));
+	e->matched = key.matched;
 	e->device = device;
 	read_peer(&e->peer, drop->peer);
 	if (drop->inner)
@@ -312,6 +410,10 @@ static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
 	if (is_peer(drop->owner))
 		bpf_probe_read_kernel(e->other_key, sizeof(e->other_key),
 				      drop->owner->handshake.remote_static);
+#if WGT_CAPTURE_LEN
+	if (key.matched)
+		capture(record, drop);
+#endif
 	return e;
 }
 

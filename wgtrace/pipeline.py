@@ -19,7 +19,8 @@ from wgtrace.enrich import enrich
 from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events import decode
 from wgtrace.events.decode import Decoder
-from wgtrace.events.reasons import CATALOGUE, Direction, Reason
+from wgtrace.events.flow_filter import Filter
+from wgtrace.events.reasons import CATALOGUE
 from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, Losses
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
@@ -29,27 +30,6 @@ from wgtrace.state.types import Snapshot
 
 POLL_S = 0.2
 _ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What of the drops to show and count; empty means everything.
-
-    Attributes:
-        peers: Base64 public keys.
-    """
-
-    peers: frozenset[str] = frozenset()
-    directions: frozenset[Direction] = frozenset()
-    reasons: frozenset[Reason] = frozenset()
-
-    def passes(self, reason: Reason, public_key: str | None) -> bool:
-        """Whether a drop for this reason and of this peer is wanted."""
-        return (
-            (not self.peers or public_key in self.peers)
-            and (not self.directions or reason.direction in self.directions)
-            and (not self.reasons or reason in self.reasons)
-        )
 
 
 @dataclass(slots=True)
@@ -87,6 +67,10 @@ class Signals:
     def __exit__(self, *_exc: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave
+
+    def end(self) -> None:
+        """End the run, as a signal would."""
+        self.stop = True
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.stop:  # perhaps nobody reads what is being written
@@ -208,8 +192,9 @@ class DropsRun:
 
     def _show(self, event: DropEvent, limits: Limits) -> None:
         seen = enrich(event, self._snapshot, self._clock_offset_ns)
-        self._evidence.feed(seen)  # all of it: a cause may lie in what is not asked for
-        if not self._wanted.passes(event.reason, event.peer.public_key if event.peer else None):
+        self._evidence.feed(seen)  # also what is not asked for: a cause may lie in it
+        public_key = event.peer.public_key if event.peer else None
+        if not event.matched or not self._wanted.passes(event.reason, public_key):
             return
         if limits.count is not None and self._shown >= limits.count:
             return
@@ -342,7 +327,7 @@ class DropsRun:
             if all_drops == before:
                 break
         counters = self._reconcile(all_drops)
-        drops = tuple(t for t in all_drops if self._wanted.passes(t.reason, t.public_key))
+        drops = tuple(t for t in all_drops if t.matched and self._wanted.passes(t.reason, t.public_key))
         self._evidence.set_totals(all_drops, handshakes)
         self._evidence.set_counters(counters)
         losses = self._losses()

@@ -66,10 +66,15 @@ def is_raw_tracepoint(program: Program, kernel: Kernel) -> bool:
 
 
 @contextmanager
-def compiled(text: str, definitions: str) -> Iterator[Any]:
-    """BCC's object for a text, compiled against these types; nothing is attached."""
+def compiled(text: str, definitions: str, snaplen: int | None = 0) -> Iterator[Any]:
+    """BCC's object for a text, compiled against these types; nothing is attached.
+
+    Args:
+        snaplen: As in the loader's `Settings`.
+    """
+    flags = [*CFLAGS, *bcc_loader.capture_flags(snaplen)]
     with kernel_tree.installed(definitions):
-        bpf = bcc_loader._import_bcc()(text=text.encode(), cflags=CFLAGS)
+        bpf = bcc_loader._import_bcc()(text=text.encode(), cflags=flags)
     try:
         yield bpf
     finally:

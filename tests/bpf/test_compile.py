@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from pathlib import Path
 
 import pytest
 from programs import Kernel, compiled, functions, functions_of, is_raw_tracepoint, variants, whole_text
 
+from wgtrace.events.wire import DropEventWire
 from wgtrace.loader import source
 from wgtrace.loader.bcc_loader import _SITES
 from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
@@ -37,6 +39,25 @@ def test_every_program_compiles_and_passes_the_verifier(kernel: Kernel) -> None:
                 except Exception as exc:  # noqa: BLE001 - BCC raises bare Exception
                     refused[name] = str(exc)
         assert refused == {}
+
+
+@pytest.mark.usefixtures("bcc")
+@pytest.mark.parametrize("snaplen", [None, 9216])
+def test_a_record_has_room_for_what_was_asked(kernel: Kernel, snaplen: int | None) -> None:
+    """Without -w no program takes bytes of a packet; with the largest --snaplen the verifier takes all."""
+    from bcc import BPF
+
+    programs = [v for v in variants(kernel, only_kprobes=True) if "skb" in v[0].probe.name]
+    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
+
+    with compiled(whole_text(programs), definitions, snaplen) as bpf:
+        for program, _text in programs:
+            kind = BPF.RAW_TRACEPOINT if is_raw_tracepoint(program, kernel) else BPF.KPROBE
+            bpf.load_func(program.name.encode(), kind)
+            code = bpf.dump_func(program.name.encode())
+            words = [code[at : at + 8] for at in range(0, len(code), 8)]
+            sizes = {int.from_bytes(w[4:], "little") for w in words if w[:2] == b"\xb7\x02"}  # r2 = size
+            assert ctypes.sizeof(DropEventWire) + (snaplen or 0) in sizes
 
 
 @pytest.mark.usefixtures("bcc")

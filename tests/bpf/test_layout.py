@@ -29,6 +29,9 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_traced_key": wire.TracedKeyWire,
     "wgt_site_range": wire.SiteRangeWire,
     "wgt_sites": wire.SitesWire,
+    "wgt_flow_term": wire.FlowTermWire,
+    "wgt_filter": wire.FilterWire,
+    "wgt_public_key": wire.PublicKeyWire,
 }
 
 

@@ -33,12 +33,13 @@ from records import flow4, record, total_key
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.errors import UnsupportedError
+from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.loader.bcc_loader import Counters, Settings, Tracer
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
-from wgtrace.pipeline import DropsRun, Filter, Limits, Signals
+from wgtrace.pipeline import DropsRun, Limits, Signals
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import Sink
 from wgtrace.state.types import Device, Namespace, Snapshot
@@ -177,8 +178,10 @@ def drop(reason: Reason, public_key: str | None = None, ifname: str = "wg0", **m
     """A drop record of an interface."""
     who = {"public_key": raw(public_key), "known": 1} if public_key else {}
     where = {"ifname": ifname.encode(), "netns": NETNS, "ifindex": 7}
-    at = {"hdr": {"ts_ns": BOOT_NS, "kind": EventKind.DROP, "len": 328}}
-    return record(EventKind.DROP, reason=reason, device=where, peer=who, **at, **more)
+    at = {"hdr": {"ts_ns": BOOT_NS, "kind": EventKind.DROP, "len": 336}}
+    return record(
+        EventKind.DROP, **{"reason": reason, "device": where, "peer": who, "matched": 1, **at, **more}
+    )
 
 
 def step(code: HandshakeCode, public_key: str) -> bytes:
@@ -187,11 +190,13 @@ def step(code: HandshakeCode, public_key: str) -> bytes:
     return record(EventKind.HANDSHAKE, code=code, device=where, peer=who)
 
 
-def total_of(code: Reason | HandshakeCode, public_key: str | None = None, sub: int = 0) -> bytes:
+def total_of(
+    code: Reason | HandshakeCode, public_key: str | None = None, sub: int = 0, matched: int = 1
+) -> bytes:
     """The key of a total of wg0."""
     kind = EventKind.DROP if isinstance(code, Reason) else EventKind.HANDSHAKE
     who = {"peer_known": 1, "public_key": raw(public_key)} if public_key else {}
-    return total_key(ifname=b"wg0", netns=NETNS, kind=kind, code=code, sub_reason=sub, **who)
+    return total_key(ifname=b"wg0", netns=NETNS, kind=kind, code=code, sub_reason=sub, matched=matched, **who)
 
 
 CONFIG = record(EventKind.CONFIG, pid=4242, comm=b"wg")
@@ -667,6 +672,7 @@ def test_a_renamed_interface_is_one() -> None:
             code=Reason.SRC_NOT_ALLOWED,
             sub_reason=32,
             peer_known=1,
+            matched=1,
             public_key=raw(BERLIN),
         ): 4,
     }
@@ -687,3 +693,41 @@ def test_a_renamed_interface_is_one() -> None:
         ("vpn0", "rx_errors"): (7, 7),
         ("vpn0", "rx_frame_errors"): (7, 7),
     }
+
+
+def test_what_the_kernels_filter_hides_is_evidence_only() -> None:
+    """A sample that was not asked for gives a finding its facts, and is neither shown nor in the totals."""
+    hidden = drop(
+        Reason.SRC_NOT_ALLOWED,
+        BERLIN,
+        sub_reason=SubReason.OWNED_BY_NOBODY,
+        inner=flow4("10.9.8.8", "10.9.0.1", 6, 52114, 80, 84),
+        matched=0,
+    )
+    sums = {
+        total_of(Reason.SRC_NOT_ALLOWED, BERLIN, 32): 23,
+        total_of(Reason.SRC_NOT_ALLOWED, BERLIN, 32, matched=0): 61,
+    }
+
+    told = run(Replay([[hidden, FROM_NOBODY] * 23, [hidden] * 38], sums), limits=Limits(count=23))
+
+    assert told.reasons == ["src_not_allowed"] * 23
+    assert {line["inner"]["saddr"] for line in told.of("drop")} == {"10.9.7.7"}
+    assert [(t["reason"], t["count"]) for t in told.summary["totals"]] == [("src_not_allowed", 23)]
+    (finding,) = told.findings
+    assert finding.count == 23 + 61
+    assert "10.9.8.8 and 10.9.7.7" in finding.cause
+
+
+def test_counters_are_explained_by_drops_of_both_kinds() -> None:
+    """What the kernel's filter hides still explains how far a counter moved."""
+    host = Host(snapshot(wg0()))
+    tracer = Replay([[host.set(wg0(rx_errors=84, rx_frame_errors=84))]])
+    sums = {
+        total_of(Reason.SRC_NOT_ALLOWED, BERLIN, 32): 23,
+        total_of(Reason.SRC_NOT_ALLOWED, BERLIN, 32, matched=0): 61,
+    }
+
+    told = run(tracer, host, before_start=lambda: tracer.sums.update(sums))
+
+    assert told.reconciliation == {"rx_errors": (84, 84), "rx_frame_errors": (84, 84)}

@@ -22,6 +22,7 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTotal,
     IPAddress,
+    Packet,
     PeerRef,
     Tai64n,
 )
@@ -33,6 +34,7 @@ from wgtrace.events.wire import (
     EventKind,
     FlowWire,
     HandshakeEventWire,
+    Layer,
     PeerWire,
     TotalKeyWire,
 )
@@ -110,15 +112,19 @@ class Decoder:
             if header.len > len(record):
                 raise ValueError(f"the header says {header.len}")
             if kind is EventKind.DROP:
-                return self._drop(DropEventWire.from_buffer_copy(record))
+                return self._drop(
+                    DropEventWire.from_buffer_copy(record), record[ctypes.sizeof(DropEventWire) :]
+                )
             if kind is EventKind.HANDSHAKE:
                 return _handshake(HandshakeEventWire.from_buffer_copy(record))
             return _config(ConfigEventWire.from_buffer_copy(record))
         except ValueError as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
 
-    def _drop(self, wire: DropEventWire) -> DropEvent:
+    def _drop(self, wire: DropEventWire, captured: bytes) -> DropEvent:
         reason = Reason(wire.reason)
+        if wire.captured_len > len(captured):
+            raise ValueError(f"{wire.captured_len} bytes of a packet in {len(captured)}")
         # 0 and 1 (2 since SKB_CONSUMED) are "not dropped yet" and NOT_SPECIFIED: no reason.
         kernel_reason = self.kernel_reasons.get(wire.kernel_reason)
         if kernel_reason in ("NOT_SPECIFIED", "NOT_DROPPED_YET"):
@@ -148,7 +154,14 @@ class Decoder:
             latest_timestamp=_tai64n(wire.latest_timestamp),
             payload=bytes(wire.payload)[: wire.payload_len],
             payload_len=wire.payload_len,
+            packet=_packet(wire, captured) if wire.packet_len else None,
+            matched=bool(wire.matched),
         )
+
+
+def _packet(wire: DropEventWire, captured: bytes) -> Packet:
+    data = captured[: wire.captured_len]
+    return Packet(wire.captured_layer == Layer.INNER, wire.packet_len, data)
 
 
 def _handshake(wire: HandshakeEventWire) -> HandshakeEvent:
@@ -178,9 +191,8 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
         public_key = _key(wire.public_key) if wire.peer_known else None
         ifname = _text(wire.ifname)
         if EventKind(wire.kind) is EventKind.DROP:
-            return DropTotal(
-                ifname, wire.netns, Reason(wire.code), SubReason(wire.sub_reason), public_key, count
-            )
+            reason, sub_reason = Reason(wire.code), SubReason(wire.sub_reason)
+            return DropTotal(ifname, wire.netns, reason, sub_reason, public_key, count, bool(wire.matched))
         if EventKind(wire.kind) is not EventKind.HANDSHAKE:
             raise ValueError(f"there are no totals of kind {wire.kind}")
         return HandshakeTotal(ifname, wire.netns, HandshakeCode(wire.code), public_key, count)

@@ -85,6 +85,21 @@ class Tai64n:
 
 
 @dataclass(frozen=True, slots=True)
+class Packet:
+    """First bytes of a packet as WireGuard freed it, from the IP header on.
+
+    Attributes:
+        is_inner: The packet inside the tunnel, else the UDP datagram around it.
+        length: Of the whole packet, bytes.
+        data: As much of it as was taken; b"" where its bytes are not known.
+    """
+
+    is_inner: bool
+    length: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DropEvent:
     """`struct wgt_drop_event`: WireGuard dropped or refused a packet.
 
@@ -102,6 +117,8 @@ class DropEvent:
             accepted from this peer.
         payload: bad_header: first bytes (at most 16) of the UDP payload.
         payload_len: bad_header: whole UDP payload in bytes.
+        packet: Its first bytes, where the run was asked for them (-w).
+        matched: False for one that was not asked for: a sample, for diagnosis.
     """
 
     ts_ns: int
@@ -127,6 +144,8 @@ class DropEvent:
     latest_timestamp: Tai64n | None = None
     payload: bytes = b""
     payload_len: int = 0
+    packet: Packet | None = None
+    matched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,7 @@ class DropTotal:
 
     Attributes:
         public_key: Base64 of the peer, None where no peer is knowable.
+        matched: Whether the kernel's filter asks for these; one kind may be there both ways.
     """
 
     ifname: str
@@ -168,6 +188,7 @@ class DropTotal:
     sub_reason: SubReason
     public_key: str | None
     count: int
+    matched: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from ctypes import c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 MAX_SITES = 40
 REASONS = 96
 LOSSES = 8
+MAX_TERMS = 8
 
 
 class EventKind(enum.IntEnum):
@@ -48,6 +49,29 @@ class Site(enum.IntEnum):
     RX_POLL = 8
     HANDSHAKE_WORKER = 9
     STOP = 10
+
+
+class Layer(enum.IntEnum):
+    """`enum wgt_layer`: the packets of a drop."""
+
+    INNER = 1
+    OUTER = 2
+
+
+class FlowEnd(enum.IntEnum):
+    """`enum wgt_flow_end`."""
+
+    SOURCE = 1
+    DESTINATION = 2
+
+
+class TermKind(enum.IntEnum):
+    """`enum wgt_term_kind`: what a term of a flow filter looks at."""
+
+    NET = 1
+    PORT = 2
+    PROTO = 3
+    FAMILY = 4
 
 
 class EventHeader(ctypes.Structure):
@@ -134,6 +158,10 @@ class DropEventWire(ctypes.Structure):
     latest_timestamp: ctypes.Array[c_uint8]
     payload: ctypes.Array[c_uint8]
     payload_len: int
+    packet_len: int
+    captured_len: int
+    captured_layer: int
+    matched: int
     _fields_ = [
         ("hdr", EventHeader),
         ("device", DeviceWire),
@@ -157,6 +185,10 @@ class DropEventWire(ctypes.Structure):
         ("latest_timestamp", c_uint8 * 12),
         ("payload", c_uint8 * 16),
         ("payload_len", c_uint32),
+        ("packet_len", c_uint32),
+        ("captured_len", c_uint16),
+        ("captured_layer", c_uint8),
+        ("matched", c_uint8),
         ("pad", c_uint32),
     ]
 
@@ -201,6 +233,7 @@ class TotalKeyWire(ctypes.Structure):
     code: int
     sub_reason: int
     peer_known: int
+    matched: int
     public_key: ctypes.Array[c_uint8]
     _fields_ = [
         ("ifname", c_uint8 * 16),
@@ -209,7 +242,8 @@ class TotalKeyWire(ctypes.Structure):
         ("code", c_uint16),
         ("sub_reason", c_uint8),
         ("peer_known", c_uint8),
-        ("pad", c_uint8 * 6),
+        ("matched", c_uint8),
+        ("pad", c_uint8 * 5),
         ("public_key", c_uint8 * 32),
     ]
 
@@ -221,7 +255,14 @@ class StreamWire(ctypes.Structure):
     shown: int
     limited: int
     total: int
-    _fields_ = [("second", c_uint64), ("shown", c_uint64), ("limited", c_uint64), ("total", c_uint64)]
+    sampled: int
+    _fields_ = [
+        ("second", c_uint64),
+        ("shown", c_uint64),
+        ("limited", c_uint64),
+        ("total", c_uint64),
+        ("sampled", c_uint64),
+    ]
 
 
 class ConfigWire(ctypes.Structure):
@@ -239,6 +280,56 @@ class TracedKeyWire(ctypes.Structure):
     netns: int
     ifindex: int
     _fields_ = [("ifname", c_uint8 * 16), ("netns", c_uint32), ("ifindex", c_uint32)]
+
+
+class FlowTermWire(ctypes.Structure):
+    """`struct wgt_flow_term`."""
+
+    addr: ctypes.Array[c_uint8]
+    mask: ctypes.Array[c_uint8]
+    port: int
+    kind: int
+    layers: int
+    ends: int
+    negated: int
+    family: int
+    proto: int
+    _fields_ = [
+        ("addr", c_uint8 * 16),
+        ("mask", c_uint8 * 16),
+        ("port", c_uint16),
+        ("kind", c_uint8),
+        ("layers", c_uint8),
+        ("ends", c_uint8),
+        ("negated", c_uint8),
+        ("family", c_uint8),
+        ("proto", c_uint8),
+    ]
+
+
+class FilterWire(ctypes.Structure):
+    """`struct wgt_filter`."""
+
+    has_peers: int
+    terms: int
+    samples_per_second: int
+    hidden: ctypes.Array[c_uint8]
+    term: ctypes.Array[FlowTermWire]
+    _fields_ = [
+        ("has_peers", c_uint32),
+        ("terms", c_uint32),
+        ("samples_per_second", c_uint32),
+        ("pad", c_uint32),
+        ("hidden", c_uint8 * REASONS),
+        ("term", FlowTermWire * MAX_TERMS),
+    ]
+
+
+class PublicKeyWire(ctypes.Structure):
+    """`struct wgt_public_key`."""
+
+    bytes: ctypes.Array[c_uint8]
+    _fields_ = [("bytes", c_uint8 * 32)]
 
 
 class SiteRangeWire(ctypes.Structure):

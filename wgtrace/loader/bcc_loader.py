@@ -15,13 +15,14 @@ import platform
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wgtrace.errors import CompileError, UnsupportedError
+from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Reason
 from wgtrace.events.wire import ConfigWire, Loss, Site, SiteRangeWire, SitesWire, TracedKeyWire
-from wgtrace.loader import kernel_tree, source
+from wgtrace.loader import kernel_filter, kernel_tree, source
 from wgtrace.loader.source import Program
 from wgtrace.probes import kernel
 from wgtrace.probes.btf import Btf
@@ -31,6 +32,7 @@ from wgtrace.probes.types import Mechanism, Point, Probe, ProbeStatus
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 RING_PAGES = 512  # 2 MiB: 6,000 drops between two polls
+HEADERS_LEN = 128  # an IP and a TCP header with all their options, 60 bytes each
 
 # Functions of WireGuard that free packets, and what their place tells.
 _SITES = {
@@ -70,11 +72,16 @@ class Settings:
             of that namespace. None: every interface in every namespace.
         events_per_second: Details shown per reason and CPU; the totals count all.
         totals: Kinds of drops (interface, reason, peer) that are counted apart.
+        wanted: What the programs show; the totals count all, and apart what is wanted.
+        snaplen: Bytes of each packet to hand over, at most 65,535; 0: its headers;
+            None: nothing.
     """
 
     traced: tuple[tuple[str, int], ...] | None
     events_per_second: int = 1000
     totals: int = 8192
+    wanted: Filter = field(default_factory=Filter)
+    snaplen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,12 @@ def _captured_stderr() -> Iterator[list[str]]:
             os.close(saved)
             file.seek(0)
             lines.extend(file.read().decode(errors="replace").splitlines())
+
+
+def capture_flags(snaplen: int | None) -> tuple[str, str]:
+    """Compiler flags for what a record holds of its packet: without -w no byte, and no code."""
+    room = 0 if snaplen is None else snaplen or HEADERS_LEN
+    return f"-DWGT_CAPTURE_LEN={room}", f"-DWGT_HEADERS_ONLY={int(not snaplen)}"
 
 
 def _advice() -> str:
@@ -223,9 +236,10 @@ class Tracer:
         programs = {probe.name: self._programs(probe) for probe in self._catalogue}
         texts = [text for variants in programs.values() for _program, text in variants]
         cflags = [
-            f"-DWGT_RING_PAGES={RING_PAGES}",
+            f"-DWGT_RING_PAGES={RING_PAGES * (8 if (self._settings.snaplen or 0) > 512 else 1)}",
             f"-DWGT_TOTALS={self._settings.totals}",
             f"-DWGT_DEVICE_LIST={self._device_list:#x}ULL",
+            *capture_flags(self._settings.snaplen),
             # BCC optimises by itself, and nobody debugs the programs by line: together
             # these save a third of the time to compile.
             "-Xclang",
@@ -386,6 +400,9 @@ class Tracer:
             raw = os.fsencode(ifname)[:15]
             key.ifname[: len(raw)] = list(raw)
             self._set("traced", key, ctypes.c_uint32(1))
+        self._set("filters", ctypes.c_uint32(0), kernel_filter.filter_wire(self._settings.wanted))
+        for peer in kernel_filter.peer_keys(self._settings.wanted):
+            self._set("wanted_peers", peer, ctypes.c_uint32(1))
         ranges = kernel.text_ranges(self._symbols, _SITES)
         if not ranges:
             raise UnsupportedError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wgtrace.probes.types import Point, Probe
 
-HEADERS = ("events.h", "common.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
+HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
 CONCERNS = ("drop.bpf.c", "handshake.bpf.c")
 
 # Every kernel type that the programs name, with what it contains.

@@ -34,6 +34,9 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_traced_key": wire.TracedKeyWire,
     "wgt_site_range": wire.SiteRangeWire,
     "wgt_sites": wire.SitesWire,
+    "wgt_flow_term": wire.FlowTermWire,
+    "wgt_filter": wire.FilterWire,
+    "wgt_public_key": wire.PublicKeyWire,
 }
 ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_event_kind": ("WGT_EVENT_", wire.EventKind),
@@ -42,9 +45,17 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_handshake_code": ("WGT_", HandshakeCode),
     "wgt_loss": ("WGT_", wire.Loss),
     "wgt_site": ("WGT_SITE_", wire.Site),
+    "wgt_layer": ("WGT_", wire.Layer),
+    "wgt_flow_end": ("WGT_", wire.FlowEnd),
+    "wgt_term_kind": ("WGT_TERM_", wire.TermKind),
 }
 # Sizes of arrays that stand in an enum or a #define, and what mirrors them.
-SIZES: Final = {"WGT_REASONS": wire.REASONS, "WGT_LOSSES": wire.LOSSES, "WGT_MAX_SITES": wire.MAX_SITES}
+SIZES: Final = {
+    "WGT_REASONS": wire.REASONS,
+    "WGT_LOSSES": wire.LOSSES,
+    "WGT_MAX_SITES": wire.MAX_SITES,
+    "WGT_MAX_TERMS": wire.MAX_TERMS,
+}
 
 
 class Place(NamedTuple):

@@ -27,10 +27,11 @@ from wgtrace.events.types import (
     Flow,
     HandshakeEvent,
     HandshakeTotal,
+    Packet,
     PeerRef,
     Tai64n,
 )
-from wgtrace.events.wire import DropEventWire, EventKind
+from wgtrace.events.wire import DropEventWire, EventKind, Layer
 
 KEY, OTHER = bytes(range(32)), bytes(range(100, 132))
 HERE = ip_address("198.51.100.1")
@@ -126,12 +127,37 @@ def test_a_full_drop() -> None:
         latest_timestamp=Tai64n(0),
         payload=b"\x16\x03\x01",
         payload_len=3,
+        matched=False,
     )
 
 
 def test_an_empty_drop() -> None:
     """What is all zero is not known: None or empty, never an address or a key of zeros."""
-    assert decoded(drop(Reason.BAD_HEADER)) == DropEvent(23, DeviceRef("", 0, 0), Reason.BAD_HEADER)
+    assert decoded(drop(Reason.BAD_HEADER)) == DropEvent(
+        23, DeviceRef("", 0, 0), Reason.BAD_HEADER, matched=False
+    )
+
+
+@pytest.mark.parametrize(("layer", "is_inner"), [(Layer.INNER, True), (Layer.OUTER, False)])
+def test_a_packet_follows_its_record(layer: Layer, is_inner: bool) -> None:
+    """So many bytes behind the record as it says are the packet's; the room behind them is not."""
+    bare = drop(packet_len=1400, captured_len=5, captured_layer=layer, matched=1)
+
+    event = decoded(bare + b"\x45\x00\x05\x78\x01" + b"something old")
+
+    assert event.packet == Packet(is_inner, 1400, b"\x45\x00\x05\x78\x01")
+    assert event.matched
+
+
+def test_a_packet_without_bytes() -> None:
+    """Where no byte is known the length may be."""
+    assert decoded(drop(packet_len=148)).packet == Packet(False, 148, b"")
+
+
+def test_a_packet_that_is_cut_off_is_refused() -> None:
+    """A record that says more bytes of a packet than there are is none."""
+    with pytest.raises(UndecodableRecordError):
+        decoded(drop(packet_len=1400, captured_len=5) + b"\x45\x00\x05\x78")
 
 
 def test_a_full_handshake() -> None:
@@ -307,9 +333,9 @@ def test_totals_of_drops() -> None:
     with_peer = key_of(**kinds, peer_known=1, public_key=KEY)
 
     assert total(with_peer, 23) == DropTotal(
-        "wg0", 7, Reason.BAD_HEADER, SubReason.UNKNOWN_TYPE, text(KEY), 23
+        "wg0", 7, Reason.BAD_HEADER, SubReason.UNKNOWN_TYPE, text(KEY), 23, matched=False
     )
-    assert total(key_of(**kinds), 23) == DropTotal(
+    assert total(key_of(**kinds, matched=1), 23) == DropTotal(
         "wg0", 7, Reason.BAD_HEADER, SubReason.UNKNOWN_TYPE, None, 23
     )
 
