@@ -11,7 +11,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 RUN_PACKAGES := python3 python3-bpfcc python3-pyroute2 python3-click python3-rich
 DEV_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pip python3-pytest python3-hypothesis python3-jsonschema gcc libc6-dev \
 	qemu-system-x86 mmdebstrap squashfs-tools cpio kmod debian-archive-keyring iproute2 wireguard-tools \
-	lz4 zstd xz-utils
+	lz4 zstd xz-utils tshark
 # Checks the Vagrantfile; the plugin is there so that a provider's settings are checked too.
 TEST_PACKAGES := vagrant vagrant-libvirt
 

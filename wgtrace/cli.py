@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import ctypes
 import errno
@@ -19,10 +21,12 @@ import click
 
 from wgtrace import __version__
 from wgtrace.errors import OutputError, UnsupportedError, UsageError, WgtraceError
+from wgtrace.events.flow_filter import Filter, parse_flow
 from wgtrace.events.reasons import Direction, Reason
 from wgtrace.lab.commands import lab
 
 if TYPE_CHECKING:  # the commands import what they need: a help text is not to wait for it
+    from wgtrace.outputs.pcapng import PcapngSink
     from wgtrace.report import Sink
     from wgtrace.selftest.scenes import Scene
     from wgtrace.state.types import Snapshot
@@ -96,10 +100,22 @@ def cli() -> None:
     metavar="REASON",
     help="Only drops for this reason; findings are told all the same.",
 )
+@click.option(
+    "--flow", metavar="EXPR", help="Only packets with these addresses, ports, protocols; see README."
+)
 @click.option("--duration", type=click.FloatRange(min=0), metavar="SECONDS", help="End after this time.")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N drops shown.")
 @click.option(
     "-j", "--json", "as_json", is_flag=True, help="JSON lines on standard output, nothing else there."
+)
+@click.option(
+    "-w", "--write", metavar="FILE", help="Also write the packets to FILE, as pcapng; - is standard output."
+)
+@click.option(
+    "--snaplen",
+    type=click.IntRange(1, 9216),
+    metavar="BYTES",
+    help="With -w: so much of each packet, content too; else its headers only.",
 )
 @click.option(
     "--names",
@@ -120,9 +136,12 @@ def drops(
     peers: tuple[str, ...],
     directions: tuple[str, ...],
     reasons: tuple[str, ...],
+    flow: str | None,
     duration: float | None,
     count: int | None,
     as_json: bool,
+    write: str | None,
+    snaplen: int | None,
     names: Path | None,
     ready_file: Path | None,
     exit_code: bool,
@@ -141,26 +160,33 @@ def drops(
     wgtrace drops --all --direction rx
     wgtrace drops wg0 --peer berlin --reason src_not_allowed
     wgtrace drops --netns blue wg1
+    wgtrace drops wg0 -w drops.pcapng --flow 'inner dst port 443 and not ip6'
 
     \b
     Exit status: 0 ran; 1 findings of severity error (--exit-code); 2 wrong usage;
-    3 cannot run here; 4 internal error.
+    3 cannot run here; 4 internal error, or the output cannot be written.
     """
     from wgtrace.loader.bcc_loader import Settings, Tracer
-    from wgtrace.pipeline import DropsRun, Filter, Limits, Signals
+    from wgtrace.pipeline import DropsRun, Limits, Signals
     from wgtrace.state.clock import clock_offset_ns
 
     wanted_reasons = frozenset(_reason(text) for text in reasons)
+    terms = parse_flow(flow) if flow is not None else ()
+    _check_write(write, snaplen, as_json)
     _need_root()
     view = _view(interfaces, netns, everywhere, names)
     wanted = Filter(
         frozenset(key for text in peers for key in view.public_keys(text)),
         frozenset(Direction(text) for text in directions),
         wanted_reasons,
+        terms,
     )
-    with Signals() as signals:
+    with Signals() as signals, contextlib.ExitStack() as files:
+        packets = _packets_sink(write, signals.end) if write else None
+        if packets:
+            files.callback(packets.close)
         _progress(f"attaching to {view.described} ...")
-        tracer = Tracer(Settings(view.traced))
+        tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=(snaplen or 0) if write else None))
         try:
 
             def snapshot() -> Snapshot:
@@ -168,7 +194,8 @@ def drops(
                 tracer.follow((device.netns, device.ifindex) for device in taken.devices)
                 return taken
 
-            run = DropsRun(tracer, snapshot, [_sink(as_json, quiet)], clock_offset_ns(), wanted, _warn)
+            sinks = [*filter(None, [packets]), _sink(as_json, quiet, write == "-")]
+            run = DropsRun(tracer, snapshot, sinks, clock_offset_ns(), wanted, _warn)
             run.start()
             if verbose:
                 for status in tracer.probes:
@@ -179,6 +206,8 @@ def drops(
             findings = run.run(Limits(duration, count), signals)
         finally:
             tracer.close()
+    if packets and packets.failed:
+        raise packets.failed
     if exit_code and any(finding.severity.value == "error" for finding in findings):
         sys.exit(EXIT_FINDINGS)
 
@@ -281,6 +310,9 @@ class _View:
         known = {p.public_key: p.name for device in self.snapshot().devices for p in device.peers}
         named = [key for key, name in known.items() if name == text]
         found = named or [key for key in known if key.startswith(text)]
+        if not found and _is_public_key(text):
+            _warn(f"{text} is no peer of {self.described} yet: nothing of it is shown before it is")
+            return [text]
         if not found:
             names = ", ".join(sorted(name or key[:8] + "…" for key, name in known.items())) or "none"
             raise UsageError(f"no peer {text!r} on {self.described}", f"the peers are: {names}")
@@ -338,14 +370,39 @@ def _reason(text: str) -> Reason:
         raise UsageError(f"no reason {text!r}", f"there are: {known}") from exc
 
 
-def _sink(as_json: bool, quiet: bool) -> Sink:
+def _is_public_key(text: str) -> bool:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return False
+    return len(raw) == 32 and base64.b64encode(raw).decode() == text
+
+
+def _check_write(write: str | None, snaplen: int | None, as_json: bool) -> None:
+    if snaplen and not write:
+        raise UsageError("--snaplen is about the packets that -w writes", "", "add -w FILE, or leave it out")
+    if write == "-" and as_json:
+        raise UsageError("-w - and --json both take standard output", "", "-w FILE")
+    if write == "-" and sys.stdout.isatty():
+        raise UsageError("pcapng is not for a terminal", "", "wgtrace drops -w - | tshark -r -")
+
+
+def _packets_sink(write: str, on_failure: Callable[[], None]) -> PcapngSink:
+    from wgtrace.outputs.pcapng import PcapngSink, open_for_writing
+
+    if write == "-":
+        return PcapngSink(os.dup(sys.stdout.fileno()), "standard output", on_failure)
+    return PcapngSink(open_for_writing(Path(write)), write, on_failure)
+
+
+def _sink(as_json: bool, quiet: bool, on_stderr: bool) -> Sink:
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.jsonl import JsonLinesSink
     from wgtrace.outputs.table import TableSink
 
     if as_json:
         return JsonLinesSink(sys.stdout, rows=not quiet)
-    return TableSink(make_console(sys.stdout), rows=not quiet)
+    return TableSink(make_console(sys.stderr if on_stderr else sys.stdout), rows=not quiet)
 
 
 def _warn(text: str) -> None:
@@ -395,7 +452,7 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except WgtraceError as exc:
         _say(f"error: {exc.what}")
-        for line in filter(None, (exc.because, exc.do)):
+        for line in filter(None, (*exc.because.splitlines(), exc.do)):
             _say(f"  {line}")
         sys.exit(exc.exit_code)
     except Exception as exc:

@@ -12,9 +12,10 @@ from typing import Final
 import pytest
 
 from wgtrace import __version__, cli
-from wgtrace.errors import UnsupportedError
+from wgtrace.errors import UnsupportedError, UsageError
 from wgtrace.events.reasons import Reason
 from wgtrace.state import dumps
+from wgtrace.state.types import Snapshot
 
 # All that a command imports late: a user who is not root may not be able to read it here.
 AS_NOBODY: Final = """\
@@ -304,3 +305,60 @@ def test_the_start_is_quick() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert {"bcc", "pyroute2", "rich", "wgtrace.pipeline"}.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--snaplen", "96"], "--snaplen is about the packets that -w writes"),
+        (["-w", "-", "--json"], "-w - and --json both take standard output"),
+        (["-w", "x.pcapng", "--snaplen", "0"], "0 is not in the range 1<=x<=9216"),
+        (["--flow", ""], "--flow: it ends where host"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: Sequence[str], said: str) -> None:
+    """What cannot be meant ends with 2 and says why, before anything is made."""
+    done = wgtrace("drops", *arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_wrong_flow_filter_is_pointed_at() -> None:
+    """The filter is shown with a mark below the word that is wrong, and an example."""
+    done = wgtrace("drops", "--flow", "inner host 10.9.4.7 an port 443")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: --flow: 'and' is missing before 'an', at character 21",
+        "  inner host 10.9.4.7 an port 443",
+        "                      ^",
+        "  for example: --flow 'inner host 10.9.4.7 and port 443 and tcp'",
+    ]
+
+
+KEY: Final = "/dZm2sY5RkBrlea58QHaW433cZFGhOAGqrWv7PlKBhw="
+
+
+@pytest.mark.parametrize(
+    ("text", "is_key"),
+    [
+        (KEY, True),
+        (KEY[:-2] + "x=", False),
+        (KEY[:-1], False),
+        ("berlin", False),
+        ("AAAA", False),
+        ("", False),
+    ],
+)
+def test_a_whole_key_may_be_a_peers_later(
+    text: str, is_key: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A public key that no peer has yet is taken, with a warning; anything else must be a peer's."""
+    view = cli._View(None, "wg0", lambda: Snapshot(0))
+    if is_key:
+        assert list(view.public_keys(text)) == [text]
+        assert f"{text} is no peer of wg0 yet" in capsys.readouterr().err
+    else:
+        with pytest.raises(UsageError, match="no peer"):
+            view.public_keys(text)

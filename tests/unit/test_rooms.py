@@ -29,7 +29,7 @@ ALLOWED: Final = {
     "state": {"state", "events", "errors"},
     "loader": {"loader", "probes", "events", "errors"},
     "diagnosis": {"diagnosis", "events", "probes", "state", "report"},
-    "outputs": {"outputs", "events", "probes", "state", "diagnosis", "report"},
+    "outputs": {"outputs", "events", "probes", "state", "diagnosis", "report", "errors"},
     "selftest": {"selftest", "lab", "loader", "probes", "events", "errors", "report", "__version__"},
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Boots need QEMU: without it these tests skip, or fail if WGTRACE_REQUIRE says so."""
+"""Boots need QEMU, reading what they leave needs tshark: else these tests skip, or fail in CI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-NEEDED = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs")
+NEEDED = ("qemu-system-x86_64", "mmdebstrap", "mksquashfs", "tshark", "capinfos")
 
 
 @pytest.fixture(autouse=True, scope="session")
