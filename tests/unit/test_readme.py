@@ -226,8 +226,8 @@ def test_files_exist() -> None:
 
 
 def test_it_stays_short() -> None:
-    """README is read at night: it stays below 430 lines."""
-    assert len(TEXT.splitlines()) < 430
+    """README is read at night: it stays below 600 lines."""
+    assert len(TEXT.splitlines()) < 600
 
 
 def test_the_licence_is_the_whole_gpl_2() -> None:

@@ -42,7 +42,7 @@ def _from_source(row: debian.Kernel, scratch: Path) -> bytes:
     options = ["--variant=extract", "--include=linux-source"]
     if row.backports:
         options.append(f'--aptopt=APT::Default-Release "{row.release}-backports"')
-    debian._debootstrap(options, row.release, backports=row.backports, output=tree)
+    debian.debootstrap(options, row.release, backports=row.backports, output=tree)
     with tarfile.open(tree) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".tar.xz") and "linux-source-" in member.name:
