@@ -412,6 +412,9 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location,
 				drop.queue_len = READ(drop.peer->staged_packet_queue.qlen) + 1;
 		}
 	} else if (site == WGT_SITE_SEND_SKB) {
+		/* of a handshake message it is told by handshake.bpf.c */
+		if (read_u32(view.data) != MESSAGE_DATA)
+			return 0;
 		drop.reason = WGT_ENDPOINT_AF_INVALID;
 		drop.err = -97; /* -EAFNOSUPPORT */
 		drop.peer = peer_of_worker();

@@ -243,7 +243,7 @@ def selftest(as_json: bool, only_clean: bool) -> None:
 
     Two network namespaces are made, with a tunnel between them that goes through
     wgtrace. Each reason that can be provoked safely is provoked there, 23 times
-    where that is cheap, and counted. It takes some ten seconds.
+    where that is cheap, and counted.
 
     Nothing else on the host is touched: no interface, firewall, sysctl or module,
     and no network is contacted. Everything is removed in the end, also after
