@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -251,29 +250,27 @@ def selftest(as_json: bool, only_clean: bool) -> None:
 
     \b
     Exit status: 0 all that was provoked was seen, packet for packet; 1 it was
-    not; 3 cannot run here; 4 internal error; 130 stopped by Ctrl-C or SIGTERM.
+    not; 3 cannot run here; 4 internal error; 128+n stopped by signal n.
     """
     _need_root()
     from wgtrace.lab.topology import remove_leftovers
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.selftest import print_selftest, selftest_json
-    from wgtrace.pipeline import Signals
     from wgtrace.selftest.pair import StoppedError
     from wgtrace.selftest.run import run
+    from wgtrace.selftest.stop import Stop
 
     if only_clean:
         for name in remove_leftovers():
             click.echo(f"removed network namespace {name}")
         return
-    # A terminal that is closed leaves nothing behind either: it is over in a moment.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Signals() as signals:
+    with Stop() as stop:
         _progress("making two network namespaces, attaching ...")
         try:
-            report = run(lambda: signals.stop, _scene_progress)
+            report = run(lambda: bool(stop.number), _scene_progress)
         except StoppedError:
             _warn("stopped before the end: nothing is proved, nothing is left behind")
-            raise click.Abort from None
+            sys.exit(128 + stop.number)
     if as_json:
         for line in selftest_json(report):
             click.echo(line)
