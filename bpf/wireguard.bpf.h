@@ -29,7 +29,9 @@
 #define COUNTER_WINDOW_SIZE   8128 /* messages.h: COUNTER_BITS_TOTAL - COUNTER_REDUNDANT_BITS */
 #define REJECT_AFTER_MESSAGES (~0ULL - COUNTER_WINDOW_SIZE - 1)
 
+#ifndef WGT_MAX_DEVICES
 #define WGT_MAX_DEVICES 256
+#endif
 
 #define container_of(ptr, type, member) ((type *)((u64)(ptr) - offsetof(type, member)))
 

@@ -77,7 +77,7 @@ class Terminal:
     def end(self) -> int:
         """Ctrl-C, and the exit status."""
         self.process.send_signal(signal.SIGINT)
-        status = self.process.wait(timeout=240)
+        status = self.process.wait(timeout=600)
         self._reader.join(timeout=60)
         os.close(self._fd)
         return status
@@ -105,7 +105,6 @@ def test_names_and_bytes_that_steer_a_terminal(tracer: Tracer, hostile_netns: st
     with two_hosts(ifname="plain0") as net:
         a, b = net.a, net.b
         a.ip("addr", "add", "192.168.50.5/32", "dev", "lo")
-        net.connect()
         conf.write_text(f"[Peer]\n# Name = {HOSTILE_PEER}\nPublicKey = {a.public_key}\n")
         for command in (
             [b"ip", b"link", b"set", b"plain0", b"down"],

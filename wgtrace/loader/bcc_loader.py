@@ -75,6 +75,7 @@ class Settings:
         wanted: What the programs show; the totals count all, and apart what is wanted.
         snaplen: Bytes of each packet to hand over, at most 65,535; 0: its headers;
             None: nothing.
+        devices: Interfaces of the host among which that of a datagram is looked for.
     """
 
     traced: tuple[tuple[str, int], ...] | None
@@ -82,6 +83,7 @@ class Settings:
     totals: int = 8192
     wanted: Filter = field(default_factory=Filter)
     snaplen: int | None = None
+    devices: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,7 @@ class Tracer:
         cflags = [
             f"-DWGT_RING_PAGES={RING_PAGES * (8 if (self._settings.snaplen or 0) > 512 else 1)}",
             f"-DWGT_TOTALS={self._settings.totals}",
+            f"-DWGT_MAX_DEVICES={self._settings.devices}",
             f"-DWGT_DEVICE_LIST={self._device_list:#x}ULL",
             *capture_flags(self._settings.snaplen),
             # BCC optimises by itself, and nobody debugs the programs by line: together
