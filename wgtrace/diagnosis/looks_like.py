@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 # Linux uapi and the WireGuard paper: type byte → (name, exact length; 0: at least 32).
@@ -24,6 +25,7 @@ _TEXT_STARTS: Final = {
 }
 
 
+@lru_cache(1024)  # a flood repeats itself
 def looks_like(payload: bytes, length: int) -> str:
     """Name the protocol, or say `unknown: begins 01 02 03`.
 

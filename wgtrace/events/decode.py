@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
@@ -37,25 +40,45 @@ from wgtrace.events.wire import (
     Layer,
     PeerWire,
     TotalKeyWire,
+    unpacker,
 )
 
 # TAI64 counts from 2^62; WireGuard's clock adds 10 leap seconds (tai64n_now() in noise.c).
 _TAI64_EPOCH = (1 << 62) + 10
 
 
-def _text(raw: ctypes.Array[ctypes.c_uint8]) -> str:
-    return bytes(raw).split(b"\0", 1)[0].decode("utf-8", "replace")
+_HEADER = unpacker(EventHeader)
+_DROP, _DROP_LEN = unpacker(DropEventWire), ctypes.sizeof(DropEventWire)
+_HANDSHAKE = unpacker(HandshakeEventWire)
+_CONFIG = unpacker(ConfigEventWire)
+_TOTAL_KEY = unpacker(TotalKeyWire)
+_DEVICE = unpacker(DeviceWire)
+_FLOW = unpacker(FlowWire)
+_PEER = unpacker(PeerWire)
+
+_NO_KEY, _NO_TIME = bytes(32), bytes(12)
+
+# How many flows, peers and addresses are kept decoded: a flood repeats them.
+_KEPT = 4096
 
 
-def _key(raw: ctypes.Array[ctypes.c_uint8]) -> str:
-    return base64.b64encode(bytes(raw)).decode()
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def _address(raw: ctypes.Array[ctypes.c_uint8], family: int) -> IPAddress:
-    return IPv4Address(bytes(raw)[:4]) if family == 4 else IPv6Address(bytes(raw))
+@lru_cache(_KEPT)
+def _key(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
-def _flow(wire: FlowWire) -> Flow | None:
+@lru_cache(_KEPT)
+def _address(raw: bytes, family: int) -> IPAddress:
+    return IPv4Address(raw[:4]) if family == 4 else IPv6Address(raw)
+
+
+@lru_cache(_KEPT)
+def _flow(raw: bytes) -> Flow | None:
+    wire = _FLOW(raw)
     if wire.family not in (4, 6):
         return None
     return Flow(
@@ -68,23 +91,28 @@ def _flow(wire: FlowWire) -> Flow | None:
     )
 
 
-def _device(wire: DeviceWire) -> DeviceRef:
+@lru_cache(_KEPT)
+def _device(raw: bytes) -> DeviceRef:
+    wire = _DEVICE(raw)
     return DeviceRef(_text(wire.ifname), wire.netns, wire.ifindex)
 
 
-def _peer(wire: PeerWire) -> PeerRef | None:
+@lru_cache(_KEPT)
+def _peer(raw: bytes) -> PeerRef | None:
+    wire = _PEER(raw)
     if not wire.known:
         return None
     endpoint = None
     if wire.endpoint_family in (4, 6):
-        endpoint = Endpoint(_address(wire.endpoint_addr, wire.endpoint_family), wire.endpoint_port)
+        address = _address(wire.endpoint_addr, wire.endpoint_family)
+        endpoint = Endpoint(address, wire.endpoint_port)
     return PeerRef(_key(wire.public_key), endpoint)
 
 
-def _tai64n(raw: ctypes.Array[ctypes.c_uint8]) -> Tai64n | None:
-    if not any(raw):
+def _tai64n(raw: bytes) -> Tai64n | None:
+    if raw == _NO_TIME:
         return None
-    seconds, nanoseconds = int.from_bytes(bytes(raw)[:8], "big"), int.from_bytes(bytes(raw)[8:], "big")
+    seconds, nanoseconds = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
     return Tai64n((seconds - _TAI64_EPOCH) * 1_000_000_000 + nanoseconds)
 
 
@@ -107,21 +135,19 @@ class Decoder:
             UndecodableRecordError: It is no event of this ABI.
         """
         try:
-            header = EventHeader.from_buffer_copy(record)
+            header = _HEADER(record)
             kind = EventKind(header.kind)
             if header.len > len(record):
                 raise ValueError(f"the header says {header.len}")
             if kind is EventKind.DROP:
-                return self._drop(
-                    DropEventWire.from_buffer_copy(record), record[ctypes.sizeof(DropEventWire) :]
-                )
+                return self._drop(header.ts_ns, _DROP(record), record[_DROP_LEN:])
             if kind is EventKind.HANDSHAKE:
-                return _handshake(HandshakeEventWire.from_buffer_copy(record))
-            return _config(ConfigEventWire.from_buffer_copy(record))
-        except ValueError as exc:
+                return _handshake(header.ts_ns, _HANDSHAKE(record))
+            return _config(header.ts_ns, _CONFIG(record))
+        except (ValueError, struct.error) as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
 
-    def _drop(self, wire: DropEventWire, captured: bytes) -> DropEvent:
+    def _drop(self, ts_ns: int, wire: Any, captured: bytes) -> DropEvent:
         reason = Reason(wire.reason)
         if wire.captured_len > len(captured):
             raise ValueError(f"{wire.captured_len} bytes of a packet in {len(captured)}")
@@ -129,9 +155,9 @@ class Decoder:
         kernel_reason = self.kernel_reasons.get(wire.kernel_reason)
         if kernel_reason in ("NOT_SPECIFIED", "NOT_DROPPED_YET"):
             kernel_reason = None
-        other = _key(wire.other_key) if any(wire.other_key) else None
+        other = _key(wire.other_key) if wire.other_key != _NO_KEY else None
         return DropEvent(
-            ts_ns=wire.hdr.ts_ns,
+            ts_ns=ts_ns,
             device=_device(wire.device),
             reason=reason,
             sub_reason=SubReason(wire.sub_reason),
@@ -152,21 +178,21 @@ class Decoder:
             unknown_public_key=other if reason is Reason.UNKNOWN_PEER_PUBKEY else None,
             timestamp=_tai64n(wire.timestamp),
             latest_timestamp=_tai64n(wire.latest_timestamp),
-            payload=bytes(wire.payload)[: wire.payload_len],
+            payload=wire.payload[: wire.payload_len],
             payload_len=wire.payload_len,
             packet=_packet(wire, captured) if wire.packet_len else None,
             matched=bool(wire.matched),
         )
 
 
-def _packet(wire: DropEventWire, captured: bytes) -> Packet:
+def _packet(wire: Any, captured: bytes) -> Packet:
     data = captured[: wire.captured_len]
     return Packet(wire.captured_layer == Layer.INNER, wire.packet_len, data)
 
 
-def _handshake(wire: HandshakeEventWire) -> HandshakeEvent:
+def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:
     return HandshakeEvent(
-        ts_ns=wire.hdr.ts_ns,
+        ts_ns=ts_ns,
         device=_device(wire.device),
         code=HandshakeCode(wire.code),
         peer=_peer(wire.peer),
@@ -176,8 +202,8 @@ def _handshake(wire: HandshakeEventWire) -> HandshakeEvent:
     )
 
 
-def _config(wire: ConfigEventWire) -> ConfigEvent:
-    return ConfigEvent(wire.hdr.ts_ns, wire.pid, _text(wire.comm))
+def _config(ts_ns: int, wire: Any) -> ConfigEvent:
+    return ConfigEvent(ts_ns, wire.pid, _text(wire.comm))
 
 
 def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
@@ -187,7 +213,7 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
         UndecodableRecordError: The key is none of this ABI.
     """
     try:
-        wire = TotalKeyWire.from_buffer_copy(key)
+        wire = _TOTAL_KEY(key)
         public_key = _key(wire.public_key) if wire.peer_known else None
         ifname = _text(wire.ifname)
         if EventKind(wire.kind) is EventKind.DROP:
@@ -196,5 +222,5 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
         if EventKind(wire.kind) is not EventKind.HANDSHAKE:
             raise ValueError(f"there are no totals of kind {wire.kind}")
         return HandshakeTotal(ifname, wire.netns, HandshakeCode(wire.code), public_key, count)
-    except ValueError as exc:
+    except (ValueError, struct.error) as exc:
         raise UndecodableRecordError(f"a key of {len(key)} bytes is no total", str(exc)) from exc

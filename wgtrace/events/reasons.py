@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 
 
 class Direction(enum.Enum):
@@ -81,12 +82,12 @@ class Reason(enum.IntEnum):
     COOKIE_UNSOLICITED = 85
     COOKIE_DECRYPT_FAILED = 86
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The name that users see, for example `src_not_allowed`."""
         return self.name.lower()
 
-    @property
+    @cached_property
     def direction(self) -> Direction:
         """The direction that the number's range stands for."""
         if self < 32:
@@ -110,7 +111,7 @@ class SubReason(enum.IntEnum):
     OWNED_BY_NOBODY = 32
     OWNED_BY_OTHER_PEER = 33
 
-    @property
+    @cached_property
     def id(self) -> str | None:
         """The name that users see, or None for `NONE`."""
         return self.name.lower() if self else None
@@ -127,7 +128,7 @@ class HandshakeCode(enum.IntEnum):
     RESPONSE_ACCEPTED = 6
     HANDSHAKE_COMPLETE = 7
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The name that users see, for example `init_sent`."""
         return self.name.lower()

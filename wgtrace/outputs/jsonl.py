@@ -16,6 +16,10 @@ from wgtrace.report import RunStart, SeenDrop, Summary
 
 SCHEMA: Final = 1
 
+# Everything outside ASCII is escaped: safe on any terminal and in any locale. One encoder
+# for all lines: json.dumps() would make one for each. A line has no cycles to look for.
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 
 def json_schema() -> Json:
     """The JSON Schema of a line."""
@@ -83,8 +87,7 @@ class JsonLinesSink:
         self._write_line({"schema": SCHEMA, "type": kind, "ts": rfc3339(ts_unix_ns), **body})
 
     def _write_line(self, line: Json) -> None:
-        # Everything outside ASCII is escaped: safe on any terminal and in any locale.
-        self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._out.write(_ENCODE(line) + "\n")
         self._out.flush()
 
 

@@ -191,3 +191,14 @@ def test_structs_keep_the_rules_of_the_abi(struct: str) -> None:
 def test_records_begin_with_the_header(struct: str) -> None:
     """The kind and length of a record are found before its kind is known."""
     assert STRUCTS[struct]._fields_[0][:2] == ("hdr", wire.EventHeader)
+
+
+def test_the_quick_way_reads_what_ctypes_reads() -> None:
+    """A record unpacked by struct has the fields that ctypes finds in the same bytes."""
+    for name, structure in STRUCTS.items():
+        raw = bytes(number % 251 for number in range(ctypes.sizeof(structure)))
+        quick, slow = wire.unpacker(structure)(raw), structure.from_buffer_copy(raw)
+        for field, _kind in ((each[0], each[1]) for each in structure._fields_):
+            value = getattr(slow, field)
+            expected = value if isinstance(value, int) else bytes(value)
+            assert getattr(quick, field) == expected, f"{name}.{field}"
