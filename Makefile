@@ -31,11 +31,12 @@ define debian
 	fi
 endef
 
-.PHONY: help setup demo test lint unit install uninstall clean
+.PHONY: help setup demo test bench lint unit install uninstall clean
 
 help:
 	@echo "make demo       set up, boot a real kernel and watch wgtrace name the causes of real drops"
 	@echo "make test       set up and run everything: lint, types, unit tests, BPF, every kernel in the lab"
+	@echo "make bench      measure what wgtrace and other tools cost on every kernel of the lab; 25 minutes"
 	@echo "make setup      install what is missing from Debian and make .venv with .venv/bin/wgtrace"
 	@echo "make lint       formatting, lint and types only"
 	@echo "make unit       the tests that need no root and no machine"
@@ -77,6 +78,9 @@ test: lint
 	$(call debian,$(TEST_PACKAGES))
 	@echo "== tests: unit, BPF, and end to end on every kernel of the lab"
 	@$(BIN)/python -m pytest tests/unit tests/bpf tests/vm
+
+bench: setup
+	@$(BIN)/python -m tests.bench
 
 install:
 	@[ "$$(id -u)" = 0 ] || { echo "make install needs root: sudo make install" >&2; exit 1; }

@@ -76,7 +76,7 @@ def in_guest(kernel: debian.Kernel, asked: argparse.Namespace) -> Found:
     Raises:
         subprocess.CalledProcessError: It failed; it has said why.
     """
-    command = [sys.executable, "-m", "wgtrace", "lab", "run", "--icount", "--timeout", "0"]
+    command = [sys.executable, "-m", "wgtrace", "lab", "run", "--icount", "--timeout", "1800"]
     command += ["--kernel", kernel.name, "--mount", str(HERE)]
     script = ["python3", f"/mnt/host/{HERE.name}/in_guest.py"]
     script += [f"--{name}={getattr(asked, name)}" for name in ("pairs", "runs", "trips", "storm")]
