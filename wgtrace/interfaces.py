@@ -147,11 +147,13 @@ def _counters(device: Device) -> dict[str, int]:
 def _former(device: Device, gone: dict[Key, _Counted]) -> Key | None:
     """Which of those that are gone `device` is.
 
-    In its namespace an interface keeps its index, whatever it is called. In another one
+    In its namespace an interface keeps its index, whatever it is called; with another key
+    it is one in a new namespace that got the number of a former one. In another namespace
     it has its key, and counters that did not go back: those of a new one start at 0.
     """
     for key, counted in gone.items():
-        if counted.device.netns == device.netns and counted.device.ifindex == device.ifindex:
+        is_same = (counted.device.netns, counted.device.ifindex) == (device.netns, device.ifindex)
+        if is_same and counted.device.public_key == device.public_key:
             return key
     for key, counted in gone.items():
         is_other_netns = counted.device.netns != device.netns

@@ -71,6 +71,15 @@ def test_made_anew_with_the_same_index() -> None:
     assert moved(interfaces) == {("wg0", 1): 12}
 
 
+def test_another_name_and_key_in_a_namespace_number_used_again() -> None:
+    """An interface of another key is another one, whatever its index: drops are not taken over."""
+    interfaces = Interfaces()
+    interfaces.take(snap(wg("wg0", errors=100)))
+
+    assert interfaces.take(snap(wg("vpn0", errors=103, key=OTHER_KEY))) == ()
+    assert counts(interfaces.named([total("wg0", 3), total("vpn0", 4)])) == {("wg0", 1): 3, ("vpn0", 1): 4}
+
+
 def test_renamed() -> None:
     """Totals under both names are of the new one, as are the counters; it is told once."""
     said: list[str] = []
