@@ -166,8 +166,10 @@ def drops(
     3 cannot run here; 4 internal error, or the output cannot be written.
     """
     from wgtrace.loader.bcc_loader import Settings, Tracer
-    from wgtrace.pipeline import DropsRun, Limits, Signals
+    from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals
+    from wgtrace.state.claims import claims
     from wgtrace.state.clock import clock_offset_ns
+    from wgtrace.state.load import cpu_load
 
     wanted_reasons = frozenset(_reason(text) for text in reasons)
     terms = parse_flow(flow) if flow is not None else ()
@@ -180,6 +182,9 @@ def drops(
         wanted_reasons,
         terms,
     )
+    from wgtrace.state import routes  # late: pyroute2 is slow, and by now there
+
+    facts = HostFacts(routes.look_up, claims, cpu_load)
     with Signals() as signals, contextlib.ExitStack() as files:
         packets = _packets_sink(write, signals.end) if write else None
         if packets:
@@ -194,7 +199,7 @@ def drops(
                 return taken
 
             sinks = [*filter(None, [packets]), _sink(as_json, quiet, write == "-")]
-            run = DropsRun(tracer, snapshot, sinks, clock_offset_ns(), wanted, _warn)
+            run = DropsRun(tracer, snapshot, sinks, clock_offset_ns(), wanted, _warn, facts)
             run.start()
             if verbose:
                 for status in tracer.probes:

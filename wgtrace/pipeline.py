@@ -20,15 +20,17 @@ from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events import decode
 from wgtrace.events.decode import Decoder
 from wgtrace.events.flow_filter import Filter
-from wgtrace.events.reasons import CATALOGUE
-from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, Losses
+from wgtrace.events.reasons import CATALOGUE, Reason
+from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, IPAddress, Losses
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
 from wgtrace.loader.bcc_loader import Tracer, bcc_version, kernel_release
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
-from wgtrace.state.types import Snapshot
+from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
 POLL_S = 0.2
+_UNSENT = (Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL)
+_ASK_AGAIN_S = 1.0
 _ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
 
 
@@ -83,6 +85,25 @@ class Signals:
         self.interim = True
 
 
+def _no_way(_device: Device, _endpoint: IPAddress, _namespaces: Iterable[Namespace]) -> Way | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a rule may want to know of this host, asked when it is needed.
+
+    Attributes:
+        way: How the kernel routes to a peer's endpoint now; the namespaces are those known.
+        claims: Who wants which prefix in the configuration files.
+        load: What the CPUs have done since boot.
+    """
+
+    way: Callable[[Device, IPAddress, Iterable[Namespace]], Way | None] = _no_way
+    claims: Callable[[], tuple[Claim, ...]] = tuple
+    load: Callable[[], Load] = Load
+
+
 class DropsRun:
     """One run of `wgtrace drops`.
 
@@ -92,6 +113,7 @@ class DropsRun:
         sinks: Where the run is told.
         clock_offset_ns: CLOCK_REALTIME minus CLOCK_BOOTTIME.
         report: Gets a sentence when an interface is renamed or moved.
+        facts: What rules may ask for.
     """
 
     def __init__(
@@ -102,12 +124,17 @@ class DropsRun:
         clock_offset_ns: int,
         wanted: Filter,
         report: Callable[[str], object] = lambda _: None,
+        facts: HostFacts | None = None,
     ) -> None:
         self._tracer = tracer
         self._take_snapshot = take_snapshot
         self._sinks = sinks
         self._clock_offset_ns = clock_offset_ns
         self._wanted = wanted
+        self._facts = facts or HostFacts()
+        self._load = self._facts.load()
+        self._changers: list[str] = []
+        self._asked_at = 0.0
         self._decoder = Decoder(tracer.describe, tracer.kernel_reasons)
         self._evidence = Evidence(tracer.probes, clock_offset_ns)
         self._undecodable = 0
@@ -170,7 +197,7 @@ class DropsRun:
     # -- events --------------------------------------------------------------
 
     def _take(self, records: Iterable[bytes], limits: Limits) -> None:
-        stale = False
+        stale = is_unsent = False
         for record in records:
             try:
                 event = self._decoder.event(record)
@@ -178,17 +205,27 @@ class DropsRun:
                 self._undecodable += 1
                 continue
             if isinstance(event, ConfigEvent):
+                self._changers.append(f"{event.comm} (pid {event.pid})")
                 stale = True  # read again only when the next event needs it
                 continue
             if stale or self._is_unknown(event.device.ifname, event.device.netns):
                 self._use(self._take_snapshot())
                 stale = False
             if isinstance(event, DropEvent):
+                is_unsent = is_unsent or event.reason in _UNSENT
                 self._show(self._interfaces.at(event), limits)
             else:
                 self._evidence.feed(self._interfaces.at(event))
         if stale:
             self._use(self._take_snapshot())
+        if is_unsent and time.monotonic() - self._asked_at > _ASK_AGAIN_S:
+            self._ask_ways()  # while the packets still find none
+
+    def _ask_ways(self) -> None:
+        self._asked_at = time.monotonic()
+        for device, key, endpoint in self._evidence.in_trouble():
+            way = self._facts.way(device, endpoint.addr, self._snapshot.namespaces)
+            self._evidence.set_way(device, key, way)
 
     def _show(self, event: DropEvent, limits: Limits) -> None:
         seen = enrich(event, self._snapshot, self._clock_offset_ns)
@@ -216,7 +253,8 @@ class DropsRun:
             self._evidence.rename(was, now)
         if renamed:
             self._totals()
-        self._evidence.set_snapshot(snapshot)
+        self._evidence.set_snapshot(snapshot, self._changers)
+        self._changers.clear()
         for device in snapshot.devices:
             self._names.update({p.public_key: p.name for p in device.peers if p.name})
 
@@ -330,6 +368,9 @@ class DropsRun:
         drops = tuple(t for t in all_drops if t.matched and self._wanted.passes(t.reason, t.public_key))
         self._evidence.set_totals(all_drops, handshakes)
         self._evidence.set_counters(counters)
+        self._evidence.set_claims(self._facts.claims())
+        self._evidence.set_load(self._load, self._facts.load())
+        self._ask_ways()
         losses = self._losses()
         because = self._incomplete_because(losses)
         findings = tuple(

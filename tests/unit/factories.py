@@ -29,7 +29,7 @@ from wgtrace.events.types import (
 )
 from wgtrace.probes.types import Mechanism, ProbeStatus
 from wgtrace.report import CounterLine, RunStart, SeenDrop, Summary
-from wgtrace.state.types import Device, Namespace, Peer, Snapshot
+from wgtrace.state.types import Claim, Device, Load, Namespace, Peer, Snapshot, Way
 
 NETNS = 4026531840
 # 2026-11-22 12:04:11.203000417 UTC
@@ -118,6 +118,10 @@ class Scene:
     steps: list[HandshakeTotal] = field(default_factory=list)
     handshakes: list[HandshakeEvent] = field(default_factory=list)
     counters: tuple[CounterLine, ...] = ()
+    ways: list[tuple[str, Way | None]] = field(default_factory=list)
+    earlier: list[tuple[Snapshot, tuple[str, ...]]] = field(default_factory=list)
+    claims: tuple[Claim, ...] = ()
+    load: tuple[Load, Load] = field(default_factory=lambda: (Load(), Load()))
 
     def dropped(self, event: DropEvent, count: int = 23, shown: int | None = None) -> Scene:
         """`count` such packets in the totals; all or `shown` of them in the stream."""
@@ -138,11 +142,27 @@ class Scene:
             )
         return self
 
+    def asked(self, public_key: str, way: Way | None) -> Scene:
+        """The kernel was asked for the way to a peer of wg0, and said this."""
+        self.ways.append((public_key, way))
+        return self
+
+    def after(self, earlier: Snapshot, *by: str) -> Scene:
+        """The configuration was this before, and was changed by these processes."""
+        self.earlier.append((earlier, by))
+        return self
+
     @property
     def evidence(self) -> Evidence:
         """All of it, fed to the collector."""
         evidence = Evidence(self.probes, OFFSET_NS)
-        evidence.set_snapshot(self.state)
+        by: tuple[str, ...] = ()
+        for state, next_by in self.earlier:
+            evidence.set_snapshot(state, by)
+            by = next_by
+        evidence.set_snapshot(self.state, by)
+        for public_key, way in self.ways:
+            evidence.set_way(device(), public_key, way)
         for event, count in self.drops:
             for _ in range(count):
                 evidence.feed(seen(event, self.state))
@@ -150,6 +170,8 @@ class Scene:
             evidence.feed(handshake)
         evidence.set_totals(self.totals, self.steps)
         evidence.set_counters(self.counters)
+        evidence.set_claims(self.claims)
+        evidence.set_load(*self.load)
         return evidence
 
     @property

@@ -6,18 +6,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Sighting
+from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, Sighting
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import quoted
 from wgtrace.events.reasons import HandshakeCode, Reason
 from wgtrace.events.types import DropEvent, DropTotal, Endpoint, HandshakeEvent, HandshakeTotal
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import CounterLine, SeenDrop
-from wgtrace.state.types import Namespace, Snapshot
+from wgtrace.state.types import Claim, Device, IPNetwork, Load, Namespace, Snapshot, Way
 
 MAX_KINDS: Final = 256
 """Kinds of drops kept apart for each interface and reason; more are only counted."""
+MAX_PLACES: Final = 4096
+"""Addresses remembered for each interface that peers were at."""
+MAX_MOVES: Final = 256
+"""Prefixes remembered for each interface that changed hands."""
+MAX_WAYS: Final = 16
+"""Peers of each interface whose route is asked for at once."""
 
+_ASKS_FOR_WAY: Final = (
+    Reason.NO_ROUTE_TO_ENDPOINT,
+    Reason.UDP_SOCK_NULL,
+    Reason.DECRYPT_FAILED,
+    Reason.RX_QUEUE_FULL,
+    Reason.DECRYPT_QUEUE_FULL,
+)
 _ATTEMPT: Final = (HandshakeCode.INIT_SENT,)
 _ANSWER: Final = (
     HandshakeCode.INIT_ACCEPTED,
@@ -56,13 +69,24 @@ class Evidence:
         for step in handshakes:
             self._interface(step.ifname, step.netns).handshake_totals.append(step)
 
-    def set_snapshot(self, snapshot: Snapshot) -> None:
-        """Take the latest configuration. An interface that is gone keeps its last one."""
+    def set_snapshot(self, snapshot: Snapshot, changed_by: Iterable[str] = ()) -> None:
+        """Take the latest configuration. An interface that is gone keeps its last one.
+
+        Args:
+            changed_by: The processes that configured something since the one before.
+        """
         spaces = {space.inode: space for space in snapshot.namespaces}
+        by, unix_ns = tuple(dict.fromkeys(changed_by)), snapshot.taken_ns + self._clock_offset_ns
+        for interface in self._interfaces.values():
+            interface.is_gone = True
         for device in snapshot.devices:
             interface = self._interface(device.ifname, device.netns)
-            interface.device = device
+            moves = [Move(*moved, by, unix_ns) for moved in _moved(interface.device, device)]
+            interface.moves = [*interface.moves, *moves][-MAX_MOVES:]
+            interface.device, interface.is_gone = device, False
             interface.enter = _enter(spaces.get(device.netns))
+            for peer in device.peers:
+                _remember_place(interface, peer.public_key, peer.endpoint)
 
     def rename(self, was: tuple[str, int], now: tuple[str, int]) -> None:
         """What was seen of an interface is of one with another name, or in another namespace, from now on."""
@@ -76,6 +100,42 @@ class Evidence:
             interface.counters = ()
         for line in counters:
             self._interface(line.ifname, line.netns).counters += (line,)
+
+    def in_trouble(self) -> list[tuple[Device, str, Endpoint]]:
+        """The peers of which a rule wants to know the way to the endpoint, with their interface."""
+        found: list[tuple[Device, str, Endpoint]] = []
+        for interface in self._interfaces.values():
+            if interface.device is None or interface.is_gone:
+                continue
+            peers = [p for p in interface.device.peers if p.endpoint and _needs_way(interface, p.public_key)]
+            found += [(interface.device, p.public_key, p.endpoint) for p in peers[:MAX_WAYS] if p.endpoint]
+        return found
+
+    def set_way(self, device: Device, public_key: str, way: Way | None) -> None:
+        """Take what the kernel said of the route to a peer's endpoint; None: nothing."""
+        if way is None:
+            return
+        interface = self._interface(device.ifname, device.netns)
+        interface.ways[public_key] = way
+        if way.errno:
+            interface.refused[public_key] = way
+
+    def set_claims(self, claims: Iterable[Claim]) -> None:
+        """Take what the configuration files want."""
+        claims = tuple(claims)
+        for interface in self._interfaces.values():
+            interface.claims = tuple(claim for claim in claims if interface.peer(claim.public_key))
+
+    def set_load(self, before: Load, now: Load) -> None:
+        """Take how busy the CPUs were between two moments."""
+        cpus = []
+        if len(before.ticks) == len(now.ticks):
+            for cpu, ticks in enumerate(now.ticks):
+                span = max(ticks - before.ticks[cpu], 1)
+                busy = now.busy[cpu] - before.busy[cpu]
+                cpus.append((busy / span, (now.softirq[cpu] - before.softirq[cpu]) / span))
+        for interface in self._interfaces.values():
+            interface.cpus = tuple(cpus)
 
     def interfaces(self) -> list[InterfaceEvidence]:
         """What is known of each interface, in the order of their names."""
@@ -107,9 +167,10 @@ class Evidence:
         if event.peer is None:
             return
         interface = self._interface(event.device.ifname, event.device.netns)
+        _remember_place(interface, event.peer.public_key, event.peer.endpoint)
         attempts = interface.attempts.setdefault(event.peer.public_key, Attempts())
         if event.code in _ANSWER:
-            interface.attempts[event.peer.public_key] = Attempts(answered=True)
+            interface.attempts[event.peer.public_key] = Attempts(answered=True, answered_ns=event.ts_ns)
         elif event.code in _ATTEMPT:
             attempts.count += 1
             attempts.since_unix_ns = attempts.since_unix_ns or event.ts_ns + self._clock_offset_ns
@@ -117,6 +178,33 @@ class Evidence:
 
 def _kinds(interface: InterfaceEvidence, reason: Reason) -> int:
     return sum(len(seen) for key, seen in interface.sightings.items() if key[0] is reason)
+
+
+def _needs_way(interface: InterfaceEvidence, key: str) -> bool:
+    attempts = interface.attempts.get(key, Attempts())
+    return bool(attempts.count) or interface.total(*_ASKS_FOR_WAY, peer=key) > 0
+
+
+def _remember_place(interface: InterfaceEvidence, public_key: str, endpoint: Endpoint | None) -> None:
+    """Keep who was where: a peer that is added again has forgotten it."""
+    if endpoint is None:
+        return
+    at = interface.places.get(endpoint.addr, {})
+    if endpoint.port in at or len(interface.places) + len(at) < MAX_PLACES:
+        interface.places.setdefault(endpoint.addr, {})[endpoint.port] = public_key
+
+
+def _moved(before: Device | None, now: Device) -> list[tuple[IPNetwork, str, str]]:
+    """Prefixes that a peer of both had before and another has now: prefix, loser, winner."""
+    if before is None or before.ifindex != now.ifindex:
+        return []
+    owners = {net: peer.public_key for peer in now.peers for net in peer.allowed_ips}
+    return [
+        (net, peer.public_key, owners[net])
+        for peer in before.peers
+        for net in peer.allowed_ips
+        if now.peer(peer.public_key) and owners.get(net, peer.public_key) != peer.public_key
+    ]
 
 
 def _enter(space: Namespace | None) -> str:
@@ -131,6 +219,10 @@ def _outer_source(event: DropEvent) -> tuple[object, ...]:
     return (Endpoint(event.outer.saddr, event.outer.sport),) if event.outer else ()
 
 
+def _outer_address(event: DropEvent) -> tuple[object, ...]:
+    return (event.outer.saddr,) if event.outer else ()
+
+
 def _age_of_initiation(event: DropEvent) -> tuple[object, ...]:
     if event.timestamp is None or event.latest_timestamp is None:
         return (None,)
@@ -141,6 +233,12 @@ def _age_of_initiation(event: DropEvent) -> tuple[object, ...]:
 _FACTS: Final[dict[Reason, Callable[[DropEvent], tuple[object, ...]]]] = {
     Reason.SRC_NOT_ALLOWED: lambda e: (e.inner.saddr if e.inner else None, e.owner),
     Reason.ALLOWEDIPS_NO_PEER: lambda e: (e.inner.daddr if e.inner else None,),
+    Reason.UNKNOWN_RECEIVER_INDEX: lambda e: (e.receiver_index, *_outer_source(e)),
+    Reason.COOKIE_UNDER_LOAD: _outer_address,
+    Reason.RATELIMITED: _outer_address,
+    Reason.HANDSHAKE_QUEUE_FULL: _outer_address,
+    Reason.HANDSHAKE_QUEUE_CONTENDED: _outer_address,
+    Reason.HANDSHAKE_FLOOD: _outer_address,
     Reason.UNKNOWN_PEER_PUBKEY: lambda e: (e.unknown_public_key, *_outer_source(e)),
     Reason.INVALID_MAC1: _outer_source,
     Reason.NO_PRIVATE_KEY: _outer_source,

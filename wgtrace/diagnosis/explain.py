@@ -9,10 +9,23 @@ from typing import Final
 from wgtrace.diagnosis.evidence import Evidence
 from wgtrace.diagnosis.finding import Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence
-from wgtrace.diagnosis.rules import allowed_ips, handshake, keys, packets
+from wgtrace.diagnosis.rules import (
+    allowed_ips,
+    handshake,
+    keys,
+    links,
+    load,
+    moved,
+    packets,
+    routes,
+    sessions,
+)
 
 INTERFACE_RULES: Final[tuple[Callable[[InterfaceEvidence], Finding | None], ...]] = (
     allowed_ips.destination_not_allowed,
+    links.birth_namespace_gone,
+    load.handshake_flood,
+    load.queue_full,
     keys.wrong_key_for_us,
     packets.not_wireguard,
 )
@@ -23,16 +36,31 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
     handshake.peer_unreachable,
     handshake.peer_clock_went_back,
     keys.preshared_key_mismatch,
+    moved.allowed_ips_moved,
     packets.duplicated_packets,
+    packets.payload_corrupted,
+    packets.reordered_beyond_window,
+    routes.no_route_to_endpoint,
+    routes.routing_loop,
 )
 SLUGS: Final = (
+    "allowed-ips-moved",
+    "birth-namespace-gone",
     "destination-not-allowed",
     "duplicated-packets",
+    "handshake-flood",
+    "interface-down",
     "no-endpoint",
+    "no-route-to-endpoint",
     "not-wireguard",
+    "payload-corrupted",
     "peer-clock-went-back",
+    "peer-lost-session",
     "peer-unreachable",
     "preshared-key-mismatch",
+    "queue-full",
+    "reordered-beyond-window",
+    "routing-loop",
     "source-not-allowed",
     "source-owned-by-other-peer",
     "unknown-peer",
@@ -40,6 +68,14 @@ SLUGS: Final = (
 )
 """Every slug that a rule can give."""
 
+_SAY_WHY_THEY_WAIT: Final = (
+    "no-route-to-endpoint",
+    "peer-clock-went-back",
+    "peer-unreachable",
+    "preshared-key-mismatch",
+    "routing-loop",
+)
+"""Findings that count the packets which waited for a session with their peer."""
 _UNKNOWN_KEYS_NAMED: Final = 5
 _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
@@ -54,6 +90,9 @@ def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:
     results = [rule(interface) for rule in INTERFACE_RULES]
     unknown: list[str | None] = [*keys.unknown_keys(interface)[:_UNKNOWN_KEYS_NAMED]]
     results += [keys.unknown_peer(interface, key) for key in unknown or [None]]
+    results += sessions.lost_sessions(interface)
     for key in interface.peer_keys():
         results += [rule(interface, key) for rule in PEER_RULES]
+    explained = {f.peer.public_key for f in results if f and f.peer and f.slug in _SAY_WHY_THEY_WAIT}
+    results.append(links.interface_down(interface, explained))
     yield from (finding for finding in results if finding is not None)

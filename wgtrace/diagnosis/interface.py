@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from wgtrace.diagnosis.words import peer_label, quoted
 from wgtrace.events.reasons import CATALOGUE, HandshakeCode, Reason, SubReason
-from wgtrace.events.types import DropTotal, HandshakeTotal, IPAddress, PeerRef
+from wgtrace.events.types import DropTotal, Flow, HandshakeTotal, IPAddress, PeerRef
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import CounterLine, SeenDrop
-from wgtrace.state.types import Device, Peer
+from wgtrace.state.types import Claim, Device, IPNetwork, Peer, Way
 
 Kind = tuple[Reason, SubReason, "str | None"]
 """A reason, a sub-reason, and the public key of the peer."""
@@ -38,11 +38,29 @@ class Attempts:
         count: Since the last answer, of those shown.
         since_unix_ns: The first of them, 0 if none.
         answered: Whether an answer came before them in this run.
+        answered_ns: When the last one came, CLOCK_BOOTTIME.
     """
 
     count: int = 0
     since_unix_ns: int = 0
     answered: bool = False
+    answered_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A prefix that a change of the configuration took from one peer and gave to another.
+
+    Attributes:
+        by: The processes that configured something just then, such as `wg (pid 812)`.
+        unix_ns: When it was noticed.
+    """
+
+    net: IPNetwork
+    loser: str
+    winner: str
+    by: tuple[str, ...] = ()
+    unix_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -64,6 +82,13 @@ class InterfaceEvidence:
         sightings: Drops by (reason, sub-reason, peer) and by what sets them apart.
         not_sampled: Drops by reason whose details did not fit the sample.
         probes: Every row of the probe catalogue.
+        ways: What the kernel said last of the route to a peer's endpoint, by public key.
+        refused: The same, the last time that there was none.
+        moves: Prefixes that changed hands, in their order.
+        claims: Prefixes that configuration files want for peers of this interface.
+        places: Who was at an address and port in this run, also long ago: public keys by port.
+        is_gone: Whether it was deleted.
+        cpus: Of each CPU, how busy it was in this run and how much of that with receiving, 0 to 1.
         index: Made when first asked for, see `changed`.
     """
 
@@ -78,6 +103,13 @@ class InterfaceEvidence:
     not_sampled: dict[Reason, int] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     probes: tuple[ProbeStatus, ...] = ()
+    ways: dict[str, Way] = field(default_factory=dict)
+    refused: dict[str, Way] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
+    claims: tuple[Claim, ...] = ()
+    places: dict[IPAddress, dict[int, str]] = field(default_factory=dict)
+    is_gone: bool = False
+    cpus: tuple[tuple[float, float], ...] = ()
     index: Index | None = None
 
     def total(self, *reasons: Reason, sub: SubReason | None = None, peer: str | None = None) -> int:
@@ -124,6 +156,23 @@ class InterfaceEvidence:
     def peers_at(self, addr: IPAddress) -> list[Peer]:
         """Configured peers whose endpoint has this address, whatever the port."""
         return self._index().peers_at.get(addr, [])
+
+    def was_at(self, outer: Flow | None) -> str | None:
+        """Public key of the peer that an outer packet came from, by where peers are or have been.
+
+        The one that was at its address and port, else the only one that was at its address.
+        """
+        if outer is None:
+            return None
+        at = self.places.get(outer.saddr, {})
+        return at.get(outer.sport) or (next(iter(at.values())) if len(set(at.values())) == 1 else None)
+
+    def is_own(self, sighting: Sighting) -> bool:
+        """Whether a packet that entered the interface is one of WireGuard's own, to a peer's endpoint."""
+        inner, device = sighting.last.event.inner, self.device
+        if inner is None or device is None or (inner.proto, inner.sport) != (17, device.listen_port):
+            return False
+        return any(p.endpoint and p.endpoint.port == inner.dport for p in self.peers_at(inner.daddr))
 
     def sources(self, sightings: list[Sighting]) -> list[IPAddress]:
         """Outer source addresses of these drops, most frequent first."""

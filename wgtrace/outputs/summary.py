@@ -19,7 +19,10 @@ from wgtrace.outputs.console import put
 from wgtrace.report import CounterLine, Summary
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold"}
-_COMMANDS: Final = ("wg ", "ip ", "nsenter ", "tcpdump ")
+_COMMANDS: Final = (
+    *("wg ", "wg-quick ", "ip ", "nsenter ", "tcpdump ", "nft ", "tc ", "ethtool ", "ping ", "top "),
+    *("sh -c ", "bash -c "),
+)
 _READABLE: Final = 160
 """Findings are prose: no line gets longer than this, however wide the terminal is."""
 _NAMED: Final = 3

@@ -154,6 +154,7 @@ def link(message: Any, netns: int) -> tuple[Device, str]:
         ifindex=message["index"],
         netns=netns,
         is_up=bool(message["flags"] & IFF_UP),
+        has_carrier=bool(message.get_attr("IFLA_CARRIER", 1)),
         mtu=message.get_attr("IFLA_MTU"),
         counters=dict(message.get_attr("IFLA_STATS64", {})),
     )

@@ -17,8 +17,8 @@ _MAX_NAME = 64
 _MAX_BYTES = 1 << 24
 
 _SECRET_LINE = re.compile(rb"^[^\n]*(?:private|preshared)[ \t_-]*key[^\n]*", re.IGNORECASE | re.MULTILINE)
-_PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
-_SECTION = re.compile(r"\s*\[\s*(\w+)\s*\]")
+PUBLIC_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+SECTION = re.compile(r"\s*\[\s*(\w+)\s*\]")
 _NAME = re.compile(r"\s*#+\s*(?:friendly[_ -]?)?name\s*[=:]\s*(.*)", re.IGNORECASE)
 _PUBLIC_KEY_LINE = re.compile(r"\s*PublicKey\s*=\s*(\S+)\s*(?:#.*)?", re.IGNORECASE)
 
@@ -51,7 +51,7 @@ def peer_names(
         files = []
     for path in files:
         try:
-            for key, name in _conf_names(_lines(path)):
+            for key, name in _conf_names(lines(path)):
                 names.setdefault(key, name)
         except OSError as exc:
             report(f"{path} cannot be read ({exc.strerror}), so its names of peers are not known")
@@ -69,14 +69,14 @@ def _conf_names(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     for line in lines:
         if comment := _NAME.fullmatch(line):
             above = clean(comment[1])
-        elif section := _SECTION.match(line):
+        elif section := SECTION.match(line):
             yield from peer()
             in_peer, key, name, above = section[1].lower() == "peer", "", above, ""
         elif not line.lstrip().startswith("#"):
             # The comment was not right above a section: it belongs to the one it is in.
             name, above = name or above, ""
             if found := _PUBLIC_KEY_LINE.fullmatch(line):
-                key = found[1] if _PUBLIC_KEY.fullmatch(found[1]) else ""
+                key = found[1] if PUBLIC_KEY.fullmatch(found[1]) else ""
     name = name or above
     yield from peer()
 
@@ -84,11 +84,11 @@ def _conf_names(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _listed_names(path: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     try:
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(lines(path), start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
-            first, last = (bool(_PUBLIC_KEY.fullmatch(words[at])) for at in (0, -1))
+            first, last = (bool(PUBLIC_KEY.fullmatch(words[at])) for at in (0, -1))
             key, rest = (words[0], words[1:]) if first else (words[-1], words[:-1])
             name = clean(" ".join(rest))
             if first == last or not name:
@@ -102,7 +102,7 @@ def _listed_names(path: Path) -> dict[str, str]:
     return names
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
     """The lines of a file; one with a private or preshared key comes empty of it.
 
     It is overwritten in the only buffer that it was read into: the process has no copy of it.

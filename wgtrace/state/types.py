@@ -40,6 +40,8 @@ class Device:
     Attributes:
         netns: Inode number of the network namespace it is in.
         public_key: Base64; None: it has no private key.
+        has_carrier: WireGuard takes it away when the namespace that the interface was
+            made in is deleted, and its UDP sockets with it; nothing gives it back.
         counters: `rtnl_link_stats64` fields by name (rx_errors, tx_dropped, ...).
     """
 
@@ -50,6 +52,7 @@ class Device:
     listen_port: int = 0
     fwmark: int = 0
     is_up: bool = False
+    has_carrier: bool = True
     mtu: int = 0
     peers: tuple[Peer, ...] = ()
     counters: dict[str, int] = field(default_factory=dict)
@@ -66,6 +69,107 @@ class Device:
                 if net.version == addr.version and addr in net and (best is None or net.prefixlen > best[0]):
                     best = (net.prefixlen, peer)
         return best[1] if best else None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route, as ip-route(8) shows it.
+
+    Attributes:
+        kind: unicast, prohibit, unreachable, blackhole; "" is another.
+        oif: Name of the device that it leads to, "" if none.
+    """
+
+    net: IPNetwork
+    table: int
+    kind: str = "unicast"
+    oif: str = ""
+    gateway: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy rule that asks for nothing but the fwmark, as ip-rule(8) shows it.
+
+    Attributes:
+        action: lookup, prohibit, unreachable, blackhole.
+        mask: Of the mark, 0: every packet.
+        is_inverted: `not fwmark`.
+    """
+
+    priority: int
+    action: str
+    table: int = 0
+    mark: int = 0
+    mask: int = 0
+    is_inverted: bool = False
+
+    def takes(self, mark: int) -> bool:
+        """Whether it applies to a packet with this mark."""
+        return (mark & self.mask == self.mark) != self.is_inverted
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the kernel said when it was asked for the route to a peer's endpoint.
+
+    Attributes:
+        mark: The fwmark that was asked with.
+        errno: Why there is none, 0: there is one, and this is it:
+        oif: Name of the device that it leads to.
+        unmarked: The answer without a mark, None if there is none anyway.
+        defaults: Default routes of the family, of all tables, also those not asked.
+        refusing: Routes of other kinds that hold the endpoint, of all tables.
+        rules: In their order.
+        has_address: Whether the namespace has a global address of the family.
+        has_family: Whether the kernel has the family at all.
+        netns: Inode of the namespace that the UDP socket is in, 0: not known.
+        netns_name: Name of the namespace that was asked, None if it has none.
+    """
+
+    endpoint: IPAddress
+    mark: int = 0
+    errno: int = 0
+    oif: str = ""
+    table: int = 0
+    gateway: IPAddress | None = None
+    unmarked: Way | None = None
+    defaults: tuple[Route, ...] = ()
+    refusing: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    has_address: bool = True
+    has_family: bool = True
+    netns: int = 0
+    netns_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A [Peer] section of a configuration file that wants a prefix as its own.
+
+    Attributes:
+        file: Path.
+        public_key: Of the section, base64.
+    """
+
+    file: str
+    public_key: str
+    net: IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the CPUs have done since boot, proc_stat(5).
+
+    Attributes:
+        busy: Of each CPU, ticks not idle.
+        softirq: Of each CPU, ticks in softirqs, where packets are received.
+        ticks: Of each CPU, all of them.
+    """
+
+    busy: tuple[int, ...] = ()
+    softirq: tuple[int, ...] = ()
+    ticks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,25 @@
 
 from __future__ import annotations
 
-from factories import BERLIN, NETNS, NOW, PARIS, Scene, drop, flow, nobody, outer, seen, snapshot, total
+from factories import (
+    BERLIN,
+    NETNS,
+    NOW,
+    PARIS,
+    Scene,
+    device,
+    drop,
+    flow,
+    key,
+    nobody,
+    outer,
+    peer,
+    seen,
+    snapshot,
+    total,
+)
 
-from wgtrace.diagnosis.evidence import MAX_KINDS, Evidence
+from wgtrace.diagnosis.evidence import MAX_KINDS, MAX_MOVES, MAX_PLACES, MAX_WAYS, Evidence
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.report import CounterLine
 from wgtrace.state.types import Namespace, Snapshot
@@ -143,3 +159,31 @@ def test_commands_run_in_the_namespace_of_the_interface() -> None:
         "container": "nsenter --net=/proc/77/ns/net wg set wg0 fwmark 1",
         "own": "wg set wg0 fwmark 1",
     }
+
+
+def test_only_peers_in_trouble_need_a_way() -> None:
+    """Those that answer nothing or cannot be sent to; not too many at once, and none without endpoint."""
+    assert Scene().stepped(HandshakeCode.RESPONSE_ACCEPTED, BERLIN).evidence.in_trouble() == []
+    asked = Scene().stepped(HandshakeCode.INIT_SENT, BERLIN).dropped(drop(Reason.UDP_SOCK_NULL, PARIS))
+    assert [(d.ifname, k, str(e)) for d, k, e in asked.evidence.in_trouble()] == [
+        ("wg0", BERLIN, "203.0.113.9:51820"),
+        ("wg0", PARIS, "[2001:db8::3]:4500"),
+    ]
+    many = Scene(snapshot(device(peers=tuple(peer(key(n), at=f"192.0.2.{n}:1") for n in range(1, 40)))))
+    for number in range(1, 40):
+        many.stepped(HandshakeCode.INIT_SENT, key(number))
+    assert len(many.evidence.in_trouble()) == MAX_WAYS
+
+
+def test_places_and_moves_are_bounded() -> None:
+    """A peer that roams for ever, and a daemon that rewrites for ever, do not fill the memory."""
+    evidence = Evidence()
+    everywhere = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:{1 + n % 7}" for n in range(MAX_PLACES + 100))
+    evidence.set_snapshot(snapshot(device(peers=tuple(peer(BERLIN, at=at) for at in everywhere))))
+    for n in range(MAX_MOVES + 100):
+        owner, other = (BERLIN, PARIS) if n % 2 else (PARIS, BERLIN)
+        evidence.set_snapshot(snapshot(device(peers=(peer(owner, None, "10.0.0.0/8"), peer(other)))))
+    (wg0,) = evidence.interfaces()
+
+    assert len(wg0.places) == MAX_PLACES
+    assert len(wg0.moves) == MAX_MOVES

@@ -110,7 +110,9 @@ def more(peers: Iterable[bytes]) -> bytes:
     return nest(8, peers)
 
 
-def link(ifname: bytes, ifindex: int, kind: str, flags: int = 1, counters: int = 25) -> bytes:
+def link(
+    ifname: bytes, ifindex: int, kind: str, flags: int = 1, counters: int = 25, carrier: int | None = None
+) -> bytes:
     """An RTM_NEWLINK message; each counter is 100 and its place among them."""
     return message(
         16,
@@ -119,6 +121,7 @@ def link(ifname: bytes, ifindex: int, kind: str, flags: int = 1, counters: int =
                 struct.pack("=BBHiII", 0, 0, 65534, ifindex, flags, 0),
                 attribute(3, ifname + b"\0"),
                 attribute(4, u32(1420)),
+                b"" if carrier is None else attribute(33, bytes([carrier])),
                 attribute(23, b"".join(u64(100 + place) for place in range(counters))),
                 attribute(18 | NESTED, attribute(1, kind.encode() + b"\0")) if kind else b"",
             )

@@ -315,6 +315,14 @@ def test_a_link_with_its_counters() -> None:
     assert device.counters["tx_aborted_errors"] == 116
 
 
+@pytest.mark.parametrize(("carrier", "has_carrier"), [(None, True), (1, True), (0, False)])
+def test_a_link_without_carrier(carrier: int | None, *, has_carrier: bool) -> None:
+    """Only a link that the kernel says has none has none."""
+    message = wire.link(b"wg0", 7, "wireguard", carrier=carrier)
+
+    assert dumps.link(decoded(ifinfmsg, message), 42)[0].has_carrier is has_carrier
+
+
 def test_a_link_that_is_down_and_of_no_kind() -> None:
     """Such a link has an empty kind; a name that is no UTF-8 is made one."""
     device, kind = dumps.link(decoded(ifinfmsg, wire.link(b"eth\xff", 2, "", flags=0, counters=24)), 42)

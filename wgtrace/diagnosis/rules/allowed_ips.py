@@ -6,6 +6,7 @@ from __future__ import annotations
 from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence, Sighting
 from wgtrace.diagnosis.rules.build import allow, allowed, finding, host, is_noise, times, unseen
+from wgtrace.diagnosis.rules.moved import refused_by_move
 from wgtrace.diagnosis.words import listing
 from wgtrace.events.reasons import Reason, SubReason
 from wgtrace.events.types import IPAddress
@@ -62,9 +63,13 @@ def source_owned_by_other_peer(evidence: InterfaceEvidence, key: str) -> Finding
     """Traffic arrives from one peer with a source that is in another's AllowedIPs."""
     sub = SubReason.OWNED_BY_OTHER_PEER
     count = evidence.total(Reason.SRC_NOT_ALLOWED, sub=sub, peer=key)
+    seen = evidence.seen(Reason.SRC_NOT_ALLOWED, sub=sub, peer=key)
+    moved = refused_by_move(evidence, key)
+    if moved:  # they are another finding's
+        seen = [s for s in seen if s not in moved]
+        count = sum(s.count for s in seen)
     if not count:
         return None
-    seen = evidence.seen(Reason.SRC_NOT_ALLOWED, sub=sub, peer=key)
     label = evidence.label(key)
     pairs = {
         s.last.event.inner.saddr: s.last.event.owner
@@ -105,9 +110,12 @@ def source_owned_by_other_peer(evidence: InterfaceEvidence, key: str) -> Finding
 def destination_not_allowed(evidence: InterfaceEvidence) -> Finding | None:
     """Packets are routed to the interface that no peer has in its AllowedIPs."""
     count = evidence.total(Reason.ALLOWEDIPS_NO_PEER)
+    everything_seen = evidence.seen(Reason.ALLOWEDIPS_NO_PEER)
+    seen = [s for s in everything_seen if not evidence.is_own(s)]  # those are in a loop: another finding's
+    if len(seen) < len(everything_seen):
+        count = sum(s.count for s in seen)
     if not count:
         return None
-    seen = evidence.seen(Reason.ALLOWEDIPS_NO_PEER)
     everything = [s.last.event.inner.daddr for s in seen if s.last.event.inner]
     wanted = [addr for addr in everything if not is_noise(addr)]
     only_noise = bool(everything) and not wanted

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 
 from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence, Sighting
-from wgtrace.diagnosis.words import count_of
+from wgtrace.diagnosis.words import count_of, listing
 from wgtrace.events.reasons import Reason
-from wgtrace.events.types import IPAddress
+from wgtrace.events.types import Endpoint, IPAddress
 from wgtrace.state.types import IPNetwork, Peer
 
 STAGED = (
@@ -84,10 +84,10 @@ def allowed(peer: Peer | None) -> str:
     return ", ".join(nets[:6]) + (f" and {len(nets) - 6} more" if len(nets) > 6 else " only")
 
 
-def allow(evidence: InterfaceEvidence, key: str, added: Iterable[IPAddress]) -> str:
+def allow(evidence: InterfaceEvidence, key: str, added: Iterable[IPAddress | IPNetwork]) -> str:
     """The command that adds addresses to a peer: `wg set` replaces the list, so the whole of it."""
     peer = evidence.peer(key)
-    nets = [*(peer.allowed_ips if peer else ()), *(host(addr) for addr in added)]
+    nets = [*(peer.allowed_ips if peer else ()), *(ip_network(addr) for addr in added)]
     whole = ",".join(dict.fromkeys(str(net) for net in nets))
     if peer is None:
         whole = f"PRESENT-ALLOWED-IPS,{whole or 'ADDRESS/32'}"
@@ -111,6 +111,12 @@ def settings(peer: Peer | None) -> str:
 def preshared_note(peer: Peer | None) -> list[str]:
     """Says what FILE in `settings` is."""
     return ["FILE holds the peer's preshared key"] if peer and peer.has_preshared_key else []
+
+
+def places(seen: Iterable[Sighting]) -> str:
+    """Where packets came from: `203.0.113.7:51820 and [fd00::1]:4500`."""
+    flows = (s.last.event.outer for s in seen)
+    return listing(list(dict.fromkeys(str(Endpoint(o.saddr, o.sport)) for o in flows if o)))
 
 
 def is_noise(addr: IPAddress) -> bool:

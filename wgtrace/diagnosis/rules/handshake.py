@@ -7,7 +7,8 @@ from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence
 from wgtrace.diagnosis.rules.build import STAGED, finding, preshared_note, settings, times, unseen, waiting
 from wgtrace.diagnosis.rules.keys import peers_with_key_trouble
-from wgtrace.diagnosis.words import age, count_of, utc
+from wgtrace.diagnosis.rules.routes import is_loop, leads, question
+from wgtrace.diagnosis.words import age, count_of, quoted, utc
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason
 from wgtrace.events.types import DropEvent
 
@@ -60,11 +61,11 @@ def no_endpoint(evidence: InterfaceEvidence, key: str) -> Finding | None:
 def peer_unreachable(evidence: InterfaceEvidence, key: str) -> Finding | None:
     """Initiations leave for a peer, and nothing that completes a handshake comes back."""
     sent = _unanswered(evidence, key)
-    if not sent or key in peers_with_key_trouble(evidence):
+    if not sent or key in peers_with_key_trouble(evidence) or is_loop(evidence, key):
         return None
     if evidence.total(*_NOT_SENT, Reason.RESP_DECRYPT_FAILED, peer=key):
         return None
-    label, peer = evidence.label(key), evidence.peer(key)
+    label, peer, way = evidence.label(key), evidence.peer(key), evidence.ways.get(key)
     endpoint = f" at {peer.endpoint}" if peer and peer.endpoint else ""
     first = evidence.attempts.get(key, Attempts()).since_unix_ns
     since = f" since {utc(first, 0)} UTC" if first else ""
@@ -86,6 +87,7 @@ def peer_unreachable(evidence: InterfaceEvidence, key: str) -> Finding | None:
                 if (gave_up := evidence.steps(HandshakeCode.GIVE_UP, peer=key))
                 else []
             ),
+            *([f"ip route get {question(way)} says {leads(way)}"] if way and not way.errno else []),
             *waiting(evidence, key),
         ],
         fix=_reach(evidence, key),
@@ -113,13 +115,19 @@ def _reach(evidence: InterfaceEvidence, key: str) -> list[str]:
     peer, label = evidence.peer(key), evidence.label(key)
     if peer is None or peer.endpoint is None:
         return [f"check that {label} is up and that its UDP port is open"]
-    port, addr = peer.endpoint.port, peer.endpoint.addr
+    port, addr, way = peer.endpoint.port, peer.endpoint.addr, evidence.ways.get(key)
+    look = ["see which way they go:", evidence.command(f"ip route get {addr}")]
+    if way and not way.errno:
+        watch = quoted(f"udp port {port} and host {addr}")
+        look = [
+            "see whether anything comes back:",
+            evidence.command(f"tcpdump -ni {quoted(way.oif)} {watch}"),
+        ]
     return [
         f"check that the endpoint {peer.endpoint} is still the right one",
         f"check that {label} is up, listens on UDP port {port}, and that no firewall or router on the way "
         f"blocks it",
-        "see which way they go:",
-        evidence.command(f"ip route get {addr}"),
+        *look,
     ]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence, Sighting
-from wgtrace.diagnosis.rules.build import finding, preshared_note, settings, times, unseen, waiting
-from wgtrace.diagnosis.words import count_of, listing, quoted
+from wgtrace.diagnosis.rules.build import finding, places, preshared_note, settings, times, unseen, waiting
+from wgtrace.diagnosis.rules.explained import corrupted, in_flood
+from wgtrace.diagnosis.words import count_of, quoted
 from wgtrace.events.reasons import HandshakeCode, Reason
 from wgtrace.events.types import IPAddress
 from wgtrace.state.types import Peer
@@ -22,7 +23,7 @@ def peers_with_key_trouble(evidence: InterfaceEvidence) -> dict[str, str]:
     """
     trouble: dict[str, str] = {}
     for slug, reasons in (("unknown-peer", (Reason.UNKNOWN_PEER_PUBKEY,)), ("wrong-key-for-us", _MAC1)):
-        for addr in evidence.sources(evidence.seen(*reasons)):
+        for addr in evidence.sources(_own(evidence, *reasons)[1]):
             peer = _only_peer_at(evidence, addr)
             if peer:
                 trouble[peer.public_key] = slug
@@ -31,16 +32,16 @@ def peers_with_key_trouble(evidence: InterfaceEvidence) -> dict[str, str]:
 
 def wrong_key_for_us(evidence: InterfaceEvidence) -> Finding | None:
     """Handshakes arrive that were made for another public key than this interface's."""
-    count = evidence.total(*_MAC1)
+    count, seen = _own(evidence, *_MAC1)
     if not count:
         return None
-    seen = evidence.seen(*_MAC1)
     addrs = evidence.sources(seen)
     ifname, device = evidence.ifname, evidence.device
     who = _who(evidence, addrs)
     facts = [
         f"the first check of the handshake (mac1) failed, {times(count)}",
-        *([f"from {_places(seen)}"] if addrs else []),
+        *([f"from {places(seen)}"] if addrs else []),
+        *_old_sessions(evidence, addrs),
         *_silent_peers(evidence, "wrong-key-for-us"),
         *unseen(count, seen),
     ]
@@ -76,7 +77,7 @@ def wrong_key_for_us(evidence: InterfaceEvidence) -> Finding | None:
 
 def unknown_keys(evidence: InterfaceEvidence) -> list[str]:
     """The public keys that knocked and are no peer here, most frequent first."""
-    seen = evidence.seen(Reason.UNKNOWN_PEER_PUBKEY)
+    _, seen = _own(evidence, Reason.UNKNOWN_PEER_PUBKEY)
     counts: dict[str, int] = {}
     for s in seen:
         key = s.last.event.unknown_public_key
@@ -87,12 +88,10 @@ def unknown_keys(evidence: InterfaceEvidence) -> list[str]:
 
 def unknown_peer(evidence: InterfaceEvidence, unknown: str | None) -> Finding | None:
     """A public key that is not configured here asks for a session."""
-    total = evidence.total(Reason.UNKNOWN_PEER_PUBKEY)
+    total, own = _own(evidence, Reason.UNKNOWN_PEER_PUBKEY)
     if not total:
         return None
-    seen = [
-        s for s in evidence.seen(Reason.UNKNOWN_PEER_PUBKEY) if s.last.event.unknown_public_key == unknown
-    ]
+    seen = [s for s in own if s.last.event.unknown_public_key == unknown]
     alone = unknown_keys(evidence) in ([unknown], []) and not evidence.not_sampled.get(
         Reason.UNKNOWN_PEER_PUBKEY
     )
@@ -102,6 +101,7 @@ def unknown_peer(evidence: InterfaceEvidence, unknown: str | None) -> Finding | 
     if not alone:
         facts.append(f"{total} handshakes with unknown keys in all")
     addrs = evidence.sources(seen)
+    facts += _old_sessions(evidence, addrs)
     owner = _only_peer_at(evidence, addrs[0]) if addrs else None
     key = unknown or "PUBLIC-KEY"
     add = evidence.wg_set(f"peer {key} allowed-ips ADDRESS/32") + "  # the address it has in the tunnel"
@@ -115,7 +115,7 @@ def unknown_peer(evidence: InterfaceEvidence, unknown: str | None) -> Finding | 
             "if it is somebody else, who should be a peer:",
             add,
         ]
-    where = f" from {_places(seen)}" if addrs else ""
+    where = f" from {places(seen)}" if addrs else ""
     there = f", where {evidence.label(owner.public_key)} is" if owner else ""
     return finding(
         evidence,
@@ -169,6 +169,27 @@ def preshared_key_mismatch(evidence: InterfaceEvidence, key: str) -> Finding | N
     )
 
 
+def _own(evidence: InterfaceEvidence, *reasons: Reason) -> tuple[int, list[Sighting]]:
+    """Refusals that no flood and no damage on the way explains: how many, and those looked at."""
+    seen = evidence.seen(*reasons)
+    other = [*in_flood(evidence, seen), *corrupted(evidence, seen)]
+    if not other:
+        return evidence.total(*reasons), seen
+    own = [s for s in seen if s not in other]
+    return sum(s.count for s in own), own
+
+
+def _old_sessions(evidence: InterfaceEvidence, addrs: list[IPAddress]) -> list[str]:
+    """Data from there for sessions that this side has forgotten: the same cause."""
+    seen = [
+        s
+        for s in evidence.seen(Reason.UNKNOWN_RECEIVER_INDEX)
+        if (outer := s.last.event.outer) and outer.saddr in addrs
+    ]
+    count = sum(s.count for s in seen)
+    return [f"{count_of(count, 'data packet')} of a session that ended came from there too"] if count else []
+
+
 def _only_peer_at(evidence: InterfaceEvidence, addr: IPAddress) -> Peer | None:
     peers = evidence.peers_at(addr)
     return peers[0] if len(peers) == 1 else None
@@ -182,21 +203,6 @@ def _who(evidence: InterfaceEvidence, addrs: list[IPAddress]) -> str:
     others = len(addrs) - 1
     more = f" and {others} other address{'es' if others > 1 else ''}" if others else ""
     return f"{addrs[0]}{name}{more}"
-
-
-def _places(seen: list[Sighting]) -> str:
-    drops = (s.last.event for s in seen)
-    return listing(
-        list(
-            dict.fromkeys(
-                f"[{e.outer.saddr}]:{e.outer.sport}"
-                if e.outer.family == 6
-                else f"{e.outer.saddr}:{e.outer.sport}"
-                for e in drops
-                if e.outer
-            )
-        )
-    )
 
 
 def _silent_peers(evidence: InterfaceEvidence, slug: str) -> list[str]:
