@@ -116,7 +116,7 @@ struct trie_key {
 	u64 high;
 	u64 low;
 	u32 bits;
-	u32 pad;
+	u32 shift; /* of a node's first eight bytes: only four of them are an IPv4 address */
 };
 
 static __always_inline void trie_key_init(struct trie_key *key, const u8 *address, u8 version)
@@ -124,6 +124,7 @@ static __always_inline void trie_key_init(struct trie_key *key, const u8 *addres
 	if (version == 4) {
 		key->high = (u64)__builtin_bswap32(read_u32(address)) << 32;
 		key->bits = 32;
+		key->shift = 32;
 	} else {
 		key->high = __builtin_bswap64(read_u64(address));
 		key->low = __builtin_bswap64(read_u64(address + 8));
@@ -133,50 +134,44 @@ static __always_inline void trie_key_init(struct trie_key *key, const u8 *addres
 
 /*
  * Who has `address` in its AllowedIPs: find_node() of allowedips.c. Asked again
- * after the fact, so that no program has to run on good packets.
+ * after the fact, so that no program has to run on good packets. Each instruction
+ * of the loop is verified 129 times for each way through it, so there is but one:
+ * masks, all ones or 0, stand for branches.
  */
 static __always_inline struct wg_peer *allowedips_lookup(struct wg_device *wg, const u8 *address, u8 version)
 {
 	struct trie_key key = {};
 	struct allowedips_node *at;
-	struct wg_peer *found = NULL;
+	u64 found = 0, side;
 
 	if (!wg || (version != 4 && version != 6))
 		return NULL;
 	trie_key_init(&key, address, version);
 	at = version == 4 ? READ(wg->peer_allowedips.root4) : READ(wg->peer_allowedips.root6);
 	for (int depth = 0; depth <= 128 && at; depth++) {
-		struct allowedips_node *bit[2] = {};
-		u64 words[2] = {}, high, low;
-		u8 cidr = READ(at->cidr);
+		struct allowedips_node node;
+		s64 is_short, is_whole, has_peer;
+		u64 words[2], rest;
 
-		bpf_probe_read_kernel(words, sizeof(words), at->bits);
-		if (version == 4) {
-			high = words[0] << 32; /* the first four bytes are the address */
-			low = 0;
-		} else {
-			high = words[0];
-			low = words[1];
-		}
-		high ^= key.high;
-		low ^= key.low;
-		if (cidr && cidr < 64 && high >> (64 - cidr))
+		bpf_probe_read_kernel(&node, sizeof(node), at);
+		rest = ~0ULL >> (node.cidr & 63);
+		is_short = (node.cidr - 64LL) >> 63; /* the prefix ends in the first word */
+		is_whole = (127LL - node.cidr) >> 63;
+		has_peer = (s64)node.peer >> 63; /* as the addresses of the kernel are */
+		__builtin_memcpy(words, node.bits, sizeof(words));
+		words[0] = (words[0] << key.shift ^ key.high) & ~(rest & is_short);
+		words[1] = (words[1] ^ key.low) & ~((rest | is_short) & ~is_whole);
+		if (words[0] | words[1])
 			break;
-		if (cidr >= 64 && high)
+		asm volatile("" : "+r"(has_peer)); /* else clang makes a branch of it */
+		found ^= (found ^ (u64)node.peer) & has_peer;
+		if (node.cidr >= key.bits)
 			break;
-		if (cidr > 64 && cidr <= 128 && low >> (128 - cidr))
-			break;
-		if (READ(at->peer))
-			found = READ(at->peer);
-		if (cidr >= key.bits)
-			break;
-		bpf_probe_read_kernel(bit, sizeof(bit), at->bit);
-		if (cidr < 64)
-			at = (key.high >> (63 - cidr)) & 1 ? bit[1] : bit[0];
-		else
-			at = (key.low >> (127 - cidr)) & 1 ? bit[1] : bit[0];
+		side = key.low ^ ((key.low ^ key.high) & is_short); /* the word with the next bit */
+		side = side << (node.cidr & 63) >> 63;
+		at = READ(at->bit[side]);
 	}
-	return found;
+	return (struct wg_peer *)found;
 }
 
 /*
