@@ -7,10 +7,6 @@
 
 #define NSEC_PER_SEC 1000000000ULL
 
-#ifndef WGT_TOTALS
-#define WGT_TOTALS 8192
-#endif
-
 /* A field of a kernel object, read safely whatever the pointer: 0 if it cannot be. */
 #define READ(field)                                                                                          \
 	({                                                                                                   \
@@ -20,7 +16,7 @@
 	})
 
 BPF_RINGBUF_OUTPUT(events, WGT_RING_PAGES);
-BPF_TABLE("percpu_hash", struct wgt_total_key, u64, totals, WGT_TOTALS);
+BPF_TABLE("percpu_hash", struct wgt_total_key, u64, totals, 8192); /* or as `Settings.totals` says */
 BPF_TABLE("percpu_array", u32, struct wgt_stream, streams, WGT_REASONS);
 BPF_TABLE("percpu_array", u32, u64, losses, WGT_LOSSES);
 BPF_ARRAY(config, struct wgt_config, 1);

@@ -253,6 +253,7 @@ struct wgt_stream {
 struct wgt_config {
 	__u32 all;		 /* 1: every interface in every namespace */
 	__u32 events_per_second; /* per reason and CPU */
+	__u64 device_list;	 /* address of device.c's list of interfaces */
 };
 
 /*
@@ -358,7 +359,7 @@ _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_stream) == 40, "also change StreamWire and WGT_ABI");
-_Static_assert(sizeof(struct wgt_config) == 8, "also change ConfigWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_config) == 16, "also change ConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_flow_term) == 40, "also change FlowTermWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_filter) == 432, "also change FilterWire and WGT_ABI");

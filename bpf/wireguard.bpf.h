@@ -57,15 +57,19 @@ static __always_inline struct wg_device *device_of(struct net_device *dev)
 /*
  * The interface whose UDP socket takes packets for `port` in the namespace of
  * `dev`: the one that wg_receive() finds in sk_user_data, and that nothing in
- * the skb names. WGT_DEVICE_LIST is the address of device.c's list.
+ * the skb names. It is not compiled in where the kernel's list of them is: that
+ * address changes with each boot, and the bytecode is to outlive it.
  */
 static __always_inline struct wg_device *device_by_port(struct net_device *dev, u16 port)
 {
-	struct list_head *list = (void *)WGT_DEVICE_LIST, *entry;
+	u32 slot = 0;
+	struct wgt_config *settings = config.lookup(&slot);
+	struct list_head *list, *entry;
 	struct net *net;
 
-	if (!list || !dev)
+	if (!settings || !settings->device_list || !dev)
 		return NULL;
+	list = (void *)settings->device_list;
 	net = READ(dev->nd_net.net);
 	entry = READ(list->next);
 	for (int i = 0; i < WGT_MAX_DEVICES && entry && entry != list; i++) {

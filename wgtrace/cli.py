@@ -22,7 +22,6 @@ from wgtrace import __version__
 from wgtrace.errors import OutputError, UnsupportedError, UsageError, WgtraceError
 from wgtrace.events.flow_filter import Filter, parse_flow
 from wgtrace.events.reasons import Direction, Reason
-from wgtrace.lab.commands import lab
 
 if TYPE_CHECKING:  # the commands import what they need: a help text is not to wait for it
     from wgtrace.outputs.pcapng import PcapngSink
@@ -39,8 +38,21 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader has what it wanted; the t
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class _Quiet(click.Group):
-    """A group of commands that end quietly when their reader goes away."""
+class _Commands(click.Group):
+    """The commands: they end quietly when their reader goes away, and `lab` is imported by who wants it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted([*super().list_commands(ctx), "lab"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name != "lab":
+            return super().get_command(ctx, cmd_name)
+        from wgtrace.lab.commands import lab
+
+        lab.short_help = "Try things in a virtual machine with a Debian kernel."
+        return lab
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; click itself would make a closed pipe exit status 1."""
@@ -63,7 +75,7 @@ def _write_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.group(cls=_Quiet, context_settings=_HELP)
+@click.group(cls=_Commands, context_settings=_HELP)
 @click.version_option(__version__, prog_name="wgtrace")
 def cli() -> None:
     """Why WireGuard on this host drops a packet, and what to change.
@@ -127,7 +139,9 @@ def cli() -> None:
 )
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a finding of severity error.")
 @click.option("-q", "--quiet", is_flag=True, help="No row or line for each packet: only the summary.")
-@click.option("-v", "--verbose", is_flag=True, help="Also what became of each probe.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Also where the programs came from and what became of each probe."
+)
 def drops(
     interfaces: tuple[str, ...],
     netns: str | None,
@@ -165,16 +179,20 @@ def drops(
     Exit status: 0 ran; 1 findings of severity error (--exit-code); 2 wrong usage;
     3 cannot run here; 4 internal error, or the output cannot be written.
     """
-    from wgtrace.loader.bcc_loader import Settings, Tracer
-    from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals
-    from wgtrace.state.claims import claims
-    from wgtrace.state.clock import clock_offset_ns
-    from wgtrace.state.load import cpu_load
+    from wgtrace.loader.build import begun
+    from wgtrace.loader.tracer import Settings, Tracer
 
     wanted_reasons = frozenset(_reason(text) for text in reasons)
     terms = parse_flow(flow) if flow is not None else ()
     _check_write(write, snaplen, as_json)
     _need_root()
+    captured = (snaplen or 0) if write else None
+    build = begun(captured)  # what follows is slow to import, and goes on beside it
+    from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals
+    from wgtrace.state.claims import claims
+    from wgtrace.state.clock import clock_offset_ns
+    from wgtrace.state.load import cpu_load
+
     view = _view(interfaces, netns, everywhere, names)
     wanted = Filter(
         frozenset(key for text in peers for key in view.public_keys(text)),
@@ -185,12 +203,13 @@ def drops(
     from wgtrace.state import routes  # late: pyroute2 is slow, and by now there
 
     facts = HostFacts(routes.look_up, claims, cpu_load)
+    sink = _sink(as_json, quiet, write == "-")
     with Signals() as signals, contextlib.ExitStack() as files:
         packets = _packets_sink(write, signals.end) if write else None
         if packets:
             files.callback(packets.close)
         _progress(f"attaching to {view.described} ...")
-        tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=(snaplen or 0) if write else None))
+        tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=captured), build=build)
         try:
 
             def snapshot() -> Snapshot:
@@ -198,10 +217,11 @@ def drops(
                 tracer.follow((device.netns, device.ifindex) for device in taken.devices)
                 return taken
 
-            sinks = [*filter(None, [packets]), _sink(as_json, quiet, write == "-")]
+            sinks = [*filter(None, [packets]), sink]
             run = DropsRun(tracer, snapshot, sinks, clock_offset_ns(), wanted, _warn, facts)
             run.start()
             if verbose:
+                click.echo(f"programs {tracer.origin}", err=True)
                 for status in tracer.probes:
                     how = status.mechanism.value if status.mechanism else "not attached"
                     click.echo(f"{how:>14} {status.target}: {status.because}", err=True)
@@ -224,7 +244,7 @@ def probes(as_json: bool) -> None:
     Each probe is attached for a moment, for real, and taken away again.
     """
     _need_root()
-    from wgtrace.loader.bcc_loader import Settings, Tracer
+    from wgtrace.loader.tracer import Settings, Tracer
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.probes import print_probes, probes_json
 
@@ -283,10 +303,6 @@ def selftest(as_json: bool, only_clean: bool) -> None:
         print_selftest(make_console(sys.stdout), report)
     if not report.has_passed:
         sys.exit(EXIT_FINDINGS)
-
-
-lab.short_help = "Try things in a virtual machine with a Debian kernel."
-cli.add_command(lab)
 
 
 @dataclass(frozen=True, slots=True)

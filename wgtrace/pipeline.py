@@ -24,7 +24,8 @@ from wgtrace.events.reasons import CATALOGUE, Reason
 from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, IPAddress, Losses
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
-from wgtrace.loader.bcc_loader import Tracer, bcc_version, kernel_release
+from wgtrace.loader.compiler import bcc_version
+from wgtrace.loader.tracer import Tracer, kernel_release
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 

@@ -143,9 +143,9 @@ def _compile(way: Way, kernel: str) -> float:
     """Seconds to compile what the loader would for `kernel`; nothing is loaded."""
     sys.path.insert(0, str(_HERE.parent.parent / "bpf"))
     from kernel_btf import debian_btf
+    from wgtrace.loader.bcc_loader import Settings, Tracer
 
     from wgtrace.loader import bcc_loader
-    from wgtrace.loader.bcc_loader import Settings, Tracer
     from wgtrace.probes.btf import Btf
     from wgtrace.probes.catalogue import CATALOGUE
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wgtrace.loader import bcc_loader, kernel_tree, source
-from wgtrace.loader.bcc_loader import RING_PAGES, Tracer
+from wgtrace.loader import compiler, kernel_tree, source
+from wgtrace.loader.plan import CFLAGS, Plan, capture_flags
 from wgtrace.loader.source import Program
 from wgtrace.probes.btf import Btf
 from wgtrace.probes.catalogue import CATALOGUE
@@ -34,24 +34,15 @@ class Kernel:
     module: Path
 
 
-CFLAGS = [
-    f"-DWGT_RING_PAGES={RING_PAGES}",
-    "-DWGT_DEVICE_LIST=0xffffffffc0408000ULL",
-    "-Wno-ignored-attributes",
-    "-Wno-duplicate-decl-specifier",
-]
-
-
 def variants(kernel: Kernel, only_kprobes: bool) -> list[tuple[Program, str]]:
-    """Each row's programs as `Tracer` chooses them on a kernel.
+    """Each row's programs as they are chosen on a kernel.
 
     Args:
         only_kprobes: As where every fentry was refused; else as where the kernel has it.
     """
-    tracer = Tracer.__new__(Tracer)  # it would attach at once
-    tracer._vmlinux, tracer._btf, tracer._symbols = kernel.vmlinux, kernel.wireguard, ()
-    tracer._refused = {probe.name: "no fentry" for probe in CATALOGUE} if only_kprobes else {}
-    return [variant for probe in CATALOGUE for variant in tracer._programs(probe)]
+    refused = {probe.name: "no fentry" for probe in CATALOGUE} if only_kprobes else {}
+    plan = Plan(kernel.vmlinux, kernel.wireguard, refused=refused)
+    return [variant for variants in plan.variants.values() for variant in variants]
 
 
 def functions_of(program: Program, kernel: Kernel) -> set[str]:
@@ -72,9 +63,9 @@ def compiled(text: str, definitions: str, snaplen: int | None = 0) -> Iterator[A
     Args:
         snaplen: As in the loader's `Settings`.
     """
-    flags = [*CFLAGS, *bcc_loader.capture_flags(snaplen)]
+    flags = [*CFLAGS, *capture_flags(snaplen)]
     with kernel_tree.installed(definitions):
-        bpf = bcc_loader._import_bcc()(text=text.encode(), cflags=flags)
+        bpf = compiler.module_type()(text=text.encode(), cflags=flags)
     try:
         yield bpf
     finally:

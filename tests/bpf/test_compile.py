@@ -12,7 +12,7 @@ from programs import Kernel, compiled, functions, functions_of, is_raw_tracepoin
 
 from wgtrace.events.wire import DropEventWire
 from wgtrace.loader import source
-from wgtrace.loader.bcc_loader import _SITES
+from wgtrace.loader.tracer import _SITES
 from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
 
 pytestmark = pytest.mark.bpf

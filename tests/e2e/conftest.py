@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Runs inside the lab's virtual machine: root, WireGuard, BCC.
 
-One tracer runs for the whole session, because starting one costs half a minute
-under emulation; each test has interfaces of a name of its own.
+One tracer runs for the whole session, because starting one costs seconds under
+emulation; each test has interfaces of a name of its own.
 """
 
 from __future__ import annotations

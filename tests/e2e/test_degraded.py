@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 
+import pytest
 from scenes import send
 
 from wgtrace.events.decode import Decoder, total
 from wgtrace.events.reasons import Reason
 from wgtrace.events.types import DropEvent, DropTotal
 from wgtrace.lab.topology import two_hosts
-from wgtrace.loader.bcc_loader import Settings, Tracer
-from wgtrace.probes.catalogue import CATALOGUE
+from wgtrace.loader import programs
+from wgtrace.loader.build import Build, running_kernel
+from wgtrace.loader.bytecode import with_maps
+from wgtrace.loader.maps import Map
+from wgtrace.loader.programs import RefusedError
+from wgtrace.loader.tracer import Settings, Tracer
+from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
+from wgtrace.probes.types import Mechanism
 
 
 def test_a_probe_that_cannot_be_attached(ifname: str) -> None:
@@ -46,3 +55,44 @@ def test_a_probe_that_cannot_be_attached(ifname: str) -> None:
     assert [e.reason for e in drops] == [Reason.BAD_HEADER] * 23
     counts = [t.count for t in totals if isinstance(t, DropTotal) and t.ifname == ifname]
     assert counts == [23]
+
+
+@pytest.fixture
+def full() -> Iterator[bool]:
+    """A function takes no more fentry programs (BPF_MAX_TRAMP_LINKS); False: it never took one here."""
+    plan = running_kernel(ROWS)
+    bytecode = Build(plan).bytecode()
+    program, _text = plan.variants[ROWS[1].name][0]
+    if program.name not in bytecode.programs:
+        yield False
+        return
+    fds = [Map(shape).fd for shape in bytecode.maps]
+    code = with_maps(bytecode.programs[program.name], fds)
+    fds.append(programs.module_btf(WIREGUARD))
+    function = (plan.wireguard.function_id(program.target) or 0, fds[-1])
+    try:
+        for _ in range(64):
+            fds.append(programs.load(program.name, code, Mechanism.FENTRY, *function))
+            fds.append(programs.attach(fds[-1], Mechanism.FENTRY, program.target))
+        raise AssertionError("the function takes any number of programs")
+    except RefusedError:
+        yield True
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+ROWS = tuple(p for p in CATALOGUE if p.name in ("kfree-skb", "wg-noise-handshake-consume-initiation"))
+
+
+def test_a_fentry_that_is_refused(full: bool) -> None:
+    """The kernel takes no fentry on a function: a kprobe stands in, and why is said."""
+    tracer = Tracer(Settings(None), ROWS)
+    tracer.close()
+
+    tracepoint, probe = tracer.probes
+    assert (tracepoint.mechanism, probe.mechanism) == (Mechanism.RAW_TRACEPOINT, Mechanism.KPROBE)
+    if full:
+        assert probe.because == "fentry was refused: Argument list too long"
+    else:
+        assert probe.because == "this BCC has no fentry for functions of modules"

@@ -18,8 +18,8 @@ from wgtrace.events.reasons import Reason
 from wgtrace.events.types import DropTotal
 from wgtrace.events.wire import Loss
 from wgtrace.lab.topology import two_hosts
-from wgtrace.loader import bcc_loader
-from wgtrace.loader.bcc_loader import Settings
+from wgtrace.loader.tracer import Settings
+from wgtrace.loader.tracer import Tracer as Attached
 
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)
 PEERS, EACH = 200, 3
@@ -97,14 +97,14 @@ def test_a_peer_removed_while_its_traffic_goes(tracer: Tracer, ifname: str) -> N
 
 
 @pytest.fixture(scope="module")
-def cramped() -> Iterator[bcc_loader.Tracer]:
+def cramped() -> Iterator[Attached]:
     """Programs with room for few: what happens to them in a test happens to others on a crowded host."""
-    tracer = bcc_loader.Tracer(Settings(None, totals=ROOM, devices=FEW))
+    tracer = Attached(Settings(None, totals=ROOM, devices=FEW))
     yield tracer
     tracer.close()
 
 
-def _counted(tracer: bcc_loader.Tracer, ifname: str) -> dict[Reason, int]:
+def _counted(tracer: Attached, ifname: str) -> dict[Reason, int]:
     """Totals of an interface by reason."""
     sums: dict[Reason, int] = {}
     for found in (total(key, count) for key, count in tracer.totals()):
@@ -113,7 +113,7 @@ def _counted(tracer: bcc_loader.Tracer, ifname: str) -> dict[Reason, int]:
     return sums
 
 
-def test_more_interfaces_than_are_searched(cramped: bcc_loader.Tracer, ifname: str) -> None:
+def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> None:
     """What belongs to no session, at an interface beyond those: counted without it, and said to be so."""
     with contextlib.ExitStack() as networks:
         for _ in range(FEW):
@@ -129,7 +129,7 @@ def test_more_interfaces_than_are_searched(cramped: bcc_loader.Tracer, ifname: s
         assert _counted(cramped, ifname) == {}
 
 
-def test_a_table_of_totals_that_is_full(cramped: bcc_loader.Tracer, ifname: str) -> None:
+def test_a_table_of_totals_that_is_full(cramped: Attached, ifname: str) -> None:
     """More kinds of drops than the table has room for: what did not fit is counted, none is lost."""
     with two_hosts(ifname=ifname) as net:
         keys = [Impostor(net.a.public_key).public_key for _ in range(KINDS)]

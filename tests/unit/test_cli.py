@@ -21,7 +21,8 @@ from wgtrace.state.types import Snapshot
 AS_NOBODY: Final = """\
 import os, sys
 from wgtrace import cli, pipeline
-from wgtrace.loader import bcc_loader
+from wgtrace.lab import commands
+from wgtrace.loader import build, tracer
 from wgtrace.state import dumps, names, netns, snapshot, wireguard
 if os.geteuid() == 0:
     os.setgroups([])

@@ -37,7 +37,7 @@ from wgtrace.errors import UnsupportedError
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import EventKind, Loss
-from wgtrace.loader.bcc_loader import Counters, Settings, Tracer
+from wgtrace.loader.tracer import Counters, Settings, Tracer
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
 from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals

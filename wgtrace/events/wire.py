@@ -274,7 +274,8 @@ class ConfigWire(ctypes.Structure):
 
     all: int
     events_per_second: int
-    _fields_ = [("all", c_uint32), ("events_per_second", c_uint32)]
+    device_list: int
+    _fields_ = [("all", c_uint32), ("events_per_second", c_uint32), ("device_list", c_uint64)]
 
 
 class TracedKeyWire(ctypes.Structure):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _VARIABLE = "BCC_KERNEL_SOURCE"
-_FILES = {
+FILES = {
     "linux/kconfig.h": "#define CONFIG_BPF_SYSCALL 1\n",
     # C11 allows BTF to repeat these, as they say the same.
     "linux/types.h": """\
@@ -76,7 +76,7 @@ def kernel_tree(directory: Path, definitions: str) -> Path:
     Returns:
         `directory`.
     """
-    for name, text in {**_FILES, "kernel_types.h": f"#pragma once\n{definitions}"}.items():
+    for name, text in {**FILES, "kernel_types.h": f"#pragma once\n{definitions}"}.items():
         path = directory / "include" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

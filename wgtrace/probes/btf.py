@@ -132,6 +132,10 @@ class Btf:
         """Whether there is a function of this name."""
         return self._find(name, (Kind.FUNC,)) is not None
 
+    def function_id(self, name: str) -> int | None:
+        """Number of a function's type, as the kernel counts them; None if there is no such function."""
+        return self._find(name, (Kind.FUNC,))
+
     def parameters(self, name: str) -> tuple[str, ...] | None:
         """Names of a function's parameters, None if there is no such function."""
         found = self._find(name, (Kind.FUNC,))

@@ -13,6 +13,9 @@ import functools
 
 from wgtrace.errors import UnsupportedError
 
+# Name, type of the result, types of the arguments.
+Prototypes = tuple[tuple[str, object, tuple[object, ...]], ...]
+
 
 class Kind(enum.IntEnum):
     """`BTF_KIND_*` of linux/btf.h."""
@@ -121,7 +124,7 @@ def libbpf() -> ctypes.CDLL:
     except OSError as exc:
         raise UnsupportedError("libbpf.so.1 cannot be loaded", str(exc), "apt-get install libbpf1") from exc
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32
-    prototypes: tuple[tuple[str, object, tuple[object, ...]], ...] = (
+    prototypes: Prototypes = (
         ("btf__parse_split", pointer, (text, pointer)),
         ("btf__free", None, (pointer,)),
         ("btf__type_cnt", number, (pointer,)),
@@ -133,8 +136,13 @@ def libbpf() -> ctypes.CDLL:
         ("btf_dump__free", None, (pointer,)),
         ("libbpf_set_print", pointer, (pointer,)),
     )
+    declare(lib, prototypes)
+    lib.libbpf_set_print(None)
+    return lib
+
+
+def declare(lib: ctypes.CDLL, prototypes: Prototypes) -> None:
+    """Tell ctypes what some functions of a library take and give."""
     for name, result, arguments in prototypes:
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
-    lib.libbpf_set_print(None)
-    return lib

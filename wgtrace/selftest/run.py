@@ -18,7 +18,8 @@ from wgtrace.errors import UnsupportedError
 from wgtrace.events import decode
 from wgtrace.events.types import DropTotal
 from wgtrace.lab.topology import remove_leftovers
-from wgtrace.loader.bcc_loader import Settings, Tracer, bcc_version, kernel_release
+from wgtrace.loader.compiler import bcc_version
+from wgtrace.loader.tracer import Settings, Tracer, kernel_release
 from wgtrace.probes.catalogue import CATALOGUE
 from wgtrace.probes.types import Probe
 from wgtrace.report import SelftestReport, SelftestRow, Verdict

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The running programs: made, told what to trace, attached, polled, counted, detached.
+
+Everything in the kernel is a file descriptor of this process and nothing is pinned,
+so the kernel itself takes all of it away when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wgtrace.errors import CompileError, UnsupportedError
+from wgtrace.events.flow_filter import Filter
+from wgtrace.events.reasons import Reason
+from wgtrace.events.wire import ConfigWire, Loss, Site, SiteRangeWire, SitesWire, StreamWire, TracedKeyWire
+from wgtrace.loader import kernel_filter, programs
+from wgtrace.loader.build import Build, running_kernel
+from wgtrace.loader.bytecode import MapShape, with_maps
+from wgtrace.loader.maps import Map, RingBuffer
+from wgtrace.loader.plan import MOST_DEVICES
+from wgtrace.loader.programs import RefusedError
+from wgtrace.loader.source import Program
+from wgtrace.probes import kernel
+from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
+from wgtrace.probes.types import Mechanism, Probe, ProbeStatus
+
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+SYS_MODULE = Path("/sys/module")
+_FIRST = bytes(4)  # key of an array's first entry
+_YES = (1).to_bytes(4, sys.byteorder)
+
+# Functions of WireGuard that free packets, and what their place tells.
+_SITES = {
+    "wg_xmit": Site.XMIT,
+    "wg_packet_purge_staged_packets": Site.PURGE,
+    "wg_packet_send_staged_packets": Site.SEND_STAGED,
+    "wg_packet_tx_worker": Site.TX_WORKER,
+    "send4": Site.SEND,
+    "send6": Site.SEND,
+    "wg_socket_send_skb_to_peer": Site.SEND_SKB,
+    "wg_receive": Site.RECEIVE,
+    "wg_packet_receive": Site.RECEIVE,
+    "wg_packet_rx_poll": Site.RX_POLL,
+    "wg_packet_handshake_receive_worker": Site.HANDSHAKE_WORKER,
+    "wg_stop": Site.STOP,
+}
+
+
+# Not a place to attach, but to read: it tells what is missing without it like any probe.
+_NO_DEVICE_LIST = ProbeStatus(
+    "device-list",
+    "device_list",
+    None,
+    "the kernel does not list its data symbols: built without CONFIG_KALLSYMS_ALL",
+    "the list of WireGuard interfaces",
+    (Reason.BAD_HEADER.id, Reason.UNKNOWN_RECEIVER_INDEX.id),
+    "which interface a datagram came to that belongs to no session",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the programs are told before they run.
+
+    Attributes:
+        traced: (interface name, inode of its namespace); "" is every interface
+            of that namespace. None: every interface in every namespace.
+        events_per_second: Details shown per reason and CPU; the totals count all.
+        totals: Kinds of drops (interface, reason, peer) that are counted apart.
+        wanted: What the programs show; the totals count all, and apart what is wanted.
+        snaplen: Bytes of each packet to hand over, at most 65,535; 0: its headers;
+            None: nothing.
+        devices: Interfaces of the host among which that of a datagram is looked for.
+    """
+
+    traced: tuple[tuple[str, int], ...] | None
+    events_per_second: int = 1000
+    totals: int = 8192
+    wanted: Filter = field(default_factory=Filter)
+    snaplen: int | None = None
+    devices: int = MOST_DEVICES
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the programs counted beside the totals.
+
+    Attributes:
+        losses: By `enum wgt_loss`.
+        limited: Drops counted but not shown, by reason.
+        missed: Program runs that the kernel skipped.
+    """
+
+    losses: dict[Loss, int]
+    limited: dict[Reason, int]
+    missed: int
+
+
+def _advice() -> str:
+    """What may help where the kernel refuses a probe, "" if nothing is known to."""
+    try:
+        mode = LOCKDOWN.read_text()
+    except OSError:
+        return ""
+    locked = "[confidentiality]" in mode
+    return "boot without lockdown=confidentiality: it forbids tracing" if locked else ""
+
+
+class Tracer:
+    """The programs, attached.
+
+    Args:
+        settings: What to trace.
+        catalogue: What to attach.
+        build: Its programs, if they are in the making already.
+
+    Raises:
+        UnsupportedError: No BCC, no BTF, no WireGuard.
+        CompileError: The text did not compile, or the kernel does not make its maps.
+    """
+
+    def __init__(
+        self, settings: Settings, catalogue: Sequence[Probe] = CATALOGUE, build: Build | None = None
+    ) -> None:
+        build = build or Build(running_kernel(catalogue, settings.snaplen, settings.devices))
+        self._settings = settings
+        self._plan = build.plan
+        self._records: deque[bytes] = deque()
+        self._fds: list[int] = []
+        self._counted: list[int] = []
+        self._described: dict[int, str] = {}
+        self._followed: set[tuple[int, int]] = set()
+        self._module_id = kernel.module_id(WIREGUARD)
+        self._device_list = kernel.address_of(self._plan.symbols, "device_list")
+        self._ring: RingBuffer | None = None
+        self._statuses: list[ProbeStatus] = []
+        try:
+            refused = self._load(build)
+            if refused:  # each gets a second chance, as a kprobe
+                self.close()
+                self._load(Build(replace(self._plan, refused=refused)))
+            if all(status.mechanism is None for status in self._statuses):
+                first = self._statuses[0]
+                raise UnsupportedError("no probe can be attached on this kernel", first.because, first.do)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def probes(self) -> tuple[ProbeStatus, ...]:
+        """What became of each row of the catalogue."""
+        return (*self._statuses, *(() if self._device_list else (_NO_DEVICE_LIST,)))
+
+    @property
+    def origin(self) -> str:
+        """Where the programs come from, for the operator."""
+        return self._origin
+
+    @property
+    def kernel_reasons(self) -> dict[int, str]:
+        """`enum skb_drop_reason` of the running kernel, without its prefix."""
+        prefixes = ("SKB_DROP_REASON_", "SKB_")
+        names = {}
+        for value, name in self._plan.vmlinux.enum_names("skb_drop_reason").items():
+            prefix = next((p for p in prefixes if name.startswith(p)), "")
+            names[value] = name[len(prefix) :]
+        return names
+
+    def describe(self, address: int) -> str:
+        """`wg_xmit+0x83` for an address in WireGuard."""
+        # There are some thirty such places: each is looked up once.
+        if address not in self._described:
+            self._described[address] = kernel.describe_address(self._plan.symbols, address)
+        return self._described[address]
+
+    # -- load and attach ---------------------------------------------------
+
+    def _load(self, build: Build) -> dict[str, str]:
+        """Load and attach what can be; gives the rows whose fentry was refused, and why."""
+        self._plan = build.plan
+        bytecode = build.bytecode()
+        self._origin = build.origin
+        self._maps: dict[str, Map] = {}
+        try:
+            for shape in bytecode.maps:
+                self._maps[shape.name] = Map(self._sized(shape))
+                self._fds.append(self._maps[shape.name].fd)
+            self._configure()
+            self._btf_fd = programs.module_btf(WIREGUARD)
+        except OSError as exc:
+            raise CompileError(
+                "the kernel does not make the programs' maps", exc.strerror or str(exc), _advice()
+            ) from exc
+        self._fds += [self._btf_fd] if self._btf_fd else []
+        self._statuses, refused = [], {}
+        for probe in self._plan.catalogue:
+            variants = [program for program, _text in self._plan.variants[probe.name]]
+            program = next((p for p in variants if p.name in bytecode.programs), variants[-1])
+            status = self._attach(program, bytecode.programs)
+            self._statuses.append(status)
+            if program.fentry and status.mechanism is None:
+                refused[probe.name] = status.because
+        self._ring = RingBuffer(self._maps["events"], self._records.append)
+        return refused
+
+    def _attach(self, program: Program, compiled: Mapping[str, bytes]) -> ProbeStatus:
+        probe, mechanism = program.probe, self._plan.mechanism(program)
+        status = ProbeStatus(
+            probe.name,
+            program.target,
+            mechanism,
+            self._plan.because(program),
+            probe.tells,
+            probe.gives,
+            probe.without_it,
+        )
+        if not self._plan.has_function(program):
+            because = f"this kernel has no function {program.target}: inlined or renamed"
+            return replace(status, mechanism=None, because=because)
+        maps = [each.fd for each in self._maps.values()]
+        both = (program, program.second) if mechanism is Mechanism.RAW_TRACEPOINT else (program,)
+        try:
+            for each in both:
+                self._attach_once(each, mechanism, with_maps(compiled[each.name], maps))
+        except RefusedError as exc:
+            return replace(status, mechanism=None, because=str(exc), do=_advice())
+        return status
+
+    def _attach_once(self, program: Program, mechanism: Mechanism, code: bytes) -> None:
+        target, function = program.target, (0, 0)
+        if program.fentry:
+            function = (self._plan.wireguard.function_id(target) or 0, self._btf_fd)
+        elif program.probe.module and (SYS_MODULE / program.probe.module / "initstate").exists():
+            # A module that is built into the kernel has no symbols of its own.
+            target = f"{program.probe.module}:{target}"
+        loaded = programs.load(program.name, code, mechanism, *function)
+        self._fds.append(loaded)
+        self._fds.append(programs.attach(loaded, mechanism, target))
+        if mechanism is not Mechanism.RAW_TRACEPOINT:  # of a pair, one at least runs
+            self._counted.append(loaded)
+
+    def _sized(self, shape: MapShape) -> MapShape:
+        """A map as large as these settings need it."""
+        if shape.name == "totals":
+            return replace(shape, max_entries=self._settings.totals)
+        if shape.name == "events" and (self._settings.snaplen or 0) > 512:
+            return replace(shape, max_entries=shape.max_entries * 8)
+        return shape
+
+    def _configure(self) -> None:
+        everywhere, limit = self._settings.traced is None, self._settings.events_per_second
+        config = ConfigWire(all=everywhere, events_per_second=limit, device_list=self._device_list)
+        self._maps["config"].update(_FIRST, bytes(config))
+        for ifname, netns in self._settings.traced or ():
+            key = TracedKeyWire(netns=netns)
+            raw = os.fsencode(ifname)[:15]
+            key.ifname[: len(raw)] = list(raw)
+            self._maps["traced"].update(bytes(key), _YES)
+        self._maps["filters"].update(_FIRST, bytes(kernel_filter.filter_wire(self._settings.wanted)))
+        for peer in kernel_filter.peer_keys(self._settings.wanted):
+            self._maps["wanted_peers"].update(bytes(peer), _YES)
+        ranges = kernel.text_ranges(self._plan.symbols, _SITES)
+        if not ranges:
+            raise UnsupportedError(
+                "WireGuard's functions are not in /proc/kallsyms",
+                "the module is not loaded, or built into the kernel",
+                "modprobe wireguard",
+            )
+        sites = SitesWire(min(r.start for r in ranges), max(r.end for r in ranges))
+        for slot, found in enumerate(ranges):
+            sites.range[slot] = SiteRangeWire(found.start, found.end, _SITES[found.function])
+        self._maps["sites"].update(_FIRST, bytes(sites))
+
+    def follow(self, interfaces: Iterable[tuple[int, int]]) -> None:
+        """Trace these interfaces, whatever they are called from now on, and no others under any name.
+
+        Args:
+            interfaces: (inode of the namespace, index in it) of each.
+        """
+        if self._settings.traced is None:
+            return
+        wanted, traced = set(interfaces), self._maps["traced"]
+        for netns, ifindex in wanted - self._followed:
+            traced.update(bytes(TracedKeyWire(netns=netns, ifindex=ifindex)), _YES)
+        for netns, ifindex in self._followed - wanted:
+            traced.delete(bytes(TracedKeyWire(netns=netns, ifindex=ifindex)))
+        self._followed = wanted
+
+    # -- run -----------------------------------------------------------------
+
+    def records(self, timeout_s: float) -> list[bytes]:
+        """Records since the last call; waits up to `timeout_s` for the first.
+
+        Raises:
+            UnsupportedError: WireGuard's module was unloaded, and the probes with it.
+        """
+        if kernel.module_id(WIREGUARD) != self._module_id:
+            raise UnsupportedError(
+                "the wireguard module was unloaded",
+                "wgtrace's probes went with it: nothing is seen since",
+                "start wgtrace again",
+            )
+        if self._ring:
+            self._ring.poll(timeout_s)
+        taken = list(self._records)
+        self._records.clear()
+        return taken
+
+    def totals(self) -> list[tuple[bytes, int]]:
+        """(key, packets) of the map `totals`, summed over the CPUs."""
+        totals = self._maps["totals"]
+        return [(key, _sum(totals.values(key))) for key in totals.keys()]  # noqa: SIM118
+
+    def counters(self) -> Counters:
+        """Losses and limits, summed over the CPUs."""
+        losses, streams = self._maps["losses"], self._maps["streams"]
+        limited = {}
+        for reason in Reason:
+            shown = (StreamWire.from_buffer_copy(value) for value in streams.values(_slot(reason)))
+            if count := sum(stream.limited for stream in shown):
+                limited[reason] = count
+        lost = {loss: _sum(losses.values(_slot(loss))) for loss in Loss}
+        return Counters(lost, limited, sum(map(programs.missed_runs, self._counted)))
+
+    def close(self) -> None:
+        """Detach everything; the counters cannot be read any more."""
+        if self._ring:
+            self._ring.close()
+            self._ring = None
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._counted.clear()
+
+
+def _slot(number: int) -> bytes:
+    """Key of an array's entry."""
+    return number.to_bytes(4, sys.byteorder)
+
+
+def _sum(values: Iterable[bytes]) -> int:
+    """Sum of u64 counts."""
+    return sum(int.from_bytes(value, sys.byteorder) for value in values)
+
+
+def kernel_release() -> str:
+    """`uname -r`."""
+    return platform.release()
