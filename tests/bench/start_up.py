@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the types from BTF save: the same program compiled with them, and with kernel headers.
+"""What starting costs: compiled before, compiled with types from BTF, and with kernel headers.
 
 Prints a section for the README. Every way is tried in turn, in fresh processes, on
 this machine; with --lab also from start to attached, on a real kernel in the lab.
@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -26,15 +27,21 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what is measured is imported by whom is measured
+    from wgtrace.loader.build import Build
+    from wgtrace.loader.compiler import Source
+    from wgtrace.loader.plan import Plan
 
 _HERE = Path(__file__).resolve()
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SUITES = {"6.1": "bookworm", "6.12": "trixie"}
 _PRELUDE = "bench_prelude.h"
+_HELD = Path(tempfile.gettempdir(), "wgtrace-bench-cache")  # of the later starts
 _OUR_FLAGS = frozenset({"-Xclang", "-disable-llvm-passes", "-g0"})
 
 # What a program with kernel headers includes for the same types. The kernel has a
@@ -55,21 +62,24 @@ _INCLUDES = """\
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to compile the program.
+    """A way to get at the programs.
 
     Attributes:
-        headers: With kernel headers; else with types from BTF, as wgtrace does.
+        headers: Compiled with kernel headers; else with types from BTF, as wgtrace does.
         our_flags: With the loader's flags; else with BCC's own.
+        again: Compiled before, and taken from the cache.
     """
 
-    headers: bool
-    our_flags: bool
+    headers: bool = False
+    our_flags: bool = True
+    again: bool = False
 
 
 _USUAL = "kernel headers, BCC's own flags"
 WAYS = {
-    "types from BTF": Way(headers=False, our_flags=True),
-    "kernel headers, the same flags": Way(headers=True, our_flags=True),
+    "later starts: compiled before": Way(again=True),
+    "first start: types from BTF": Way(),
+    "kernel headers, the same flags": Way(headers=True),
     _USUAL: Way(headers=True, our_flags=False),
 }
 
@@ -80,7 +90,7 @@ Figures = dict[str, list[dict[str, float]]]
 
 
 def _measured(way: Way, step: str, headers: Path, kernel: str, started: float) -> dict[str, float]:
-    """Wall time, and CPU time and the most memory of this process as a whole.
+    """Wall time, CPU time of this process and the compiler's, and their memory in MB.
 
     Args:
         step: "compile", or "attach" from the start of the process on.
@@ -88,102 +98,93 @@ def _measured(way: Way, step: str, headers: Path, kernel: str, started: float) -
         kernel: Whose types are to be compiled against; "attach" takes the running one's.
         started: time.monotonic() before the process was started.
     """
-    with _compiling(way, headers):
-        seconds = _compile(way, kernel) if step == "compile" else _attach(started)
+    told = _compile(way, headers, kernel) if step == "compile" else _attach(way, headers, started)
+    if not way.again:
+        told["compiler"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return told
+
+
+def _memory() -> dict[str, float]:
+    """Of this process, now and at most."""
     status = Path("/proc/self/status").read_text()
-    peak_kib = int(status.split("VmHWM:")[1].split()[0])
-    return {"seconds": seconds, "cpu": time.process_time(), "megabytes": peak_kib / 1024}
+    named = {"now": "VmRSS:", "peak": "VmHWM:"}
+    return {name: int(status.split(field)[1].split()[0]) / 1024 for name, field in named.items()}
 
 
-@contextlib.contextmanager
-def _compiling(way: Way, headers: Path) -> Iterator[None]:
-    """Have the loader compile in another way than its own; all else stays as it is."""
-    from wgtrace.loader import bcc_loader, kernel_tree, source
-    from wgtrace.probes.btf import Btf
+def _build(plan: Plan, way: Way, headers: Path, cache: Path) -> Build:
+    """The programs of `plan` in the making, in one of WAYS."""
+    from wgtrace.loader import compiler
+    from wgtrace.loader.build import Build
 
-    joined, import_bcc = source.joined, bcc_loader._import_bcc
+    if not way.headers:
+        return Build(plan, cache)
+    made = plan.source()
+    text = made.text.replace("<uapi/linux/ptrace.h>", f'"{headers / _PRELUDE}"', 1)
+    flags = tuple(flag for flag in made.cflags if way.our_flags or flag not in _OUR_FLAGS)
+
+    class WithHeaders(type(plan)):  # type: ignore[misc]  # it is Plan, imported late
+        def source(self) -> Source:
+            return compiler.Source(text, flags, "")
+
+    values = (getattr(plan, field.name) for field in fields(plan))
+    places = [str(_HERE.parent.parent.parent), str(_HERE.parent)]
+    compiler._RUN = (
+        f"import sys; sys.path[:0] = {places!r}; import start_up; "
+        f"start_up.compile_with_headers({str(headers)!r})"
+    )
+    return Build(WithHeaders(*values), cache)
+
+
+def compile_with_headers(headers: str) -> None:
+    """The compiler's process, with kernel headers in the place of the loader's small files."""
+    from wgtrace.loader import compiler, kernel_tree
 
     @contextlib.contextmanager
-    def headers_installed(_definitions: str) -> Iterator[Path]:
-        os.environ["BCC_KERNEL_SOURCE"] = str(headers)
-        yield headers
+    def installed(definitions: str) -> Iterator[Path]:
+        del definitions
+        os.environ["BCC_KERNEL_SOURCE"] = headers
+        yield Path(headers)
 
-    def joined_with_headers(programs: Sequence[str]) -> str:
-        return joined(programs).replace("<uapi/linux/ptrace.h>", f'"{headers / _PRELUDE}"', 1)
-
-    def bcc_with_its_own_flags() -> type:
-        class Module(import_bcc()):  # type: ignore[misc]  # BCC has no types
-            def __init__(self, text: bytes, cflags: Sequence[str]) -> None:
-                super().__init__(text=text, cflags=[flag for flag in cflags if flag not in _OUR_FLAGS])
-
-        return Module
-
-    patches: dict[tuple[object, str], object] = {}
-    if way.headers:
-        patches[kernel_tree, "installed"] = headers_installed
-        patches[source, "joined"] = joined_with_headers
-        patches[Btf, "c_definitions"] = lambda _self, _names: ""
-    if not way.our_flags:
-        patches[bcc_loader, "_import_bcc"] = bcc_with_its_own_flags
-    before = {place: getattr(*place) for place in patches}
-    for (owner, name), new in patches.items():
-        setattr(owner, name, new)
-    try:
-        yield
-    finally:
-        for (owner, name), old in before.items():
-            setattr(owner, name, old)
+    kernel_tree.installed = installed
+    compiler._main()
 
 
-class _CompiledError(BaseException):
-    """Ends the loader's work where nothing is loaded yet; no error to it."""
-
-
-def _compile(way: Way, kernel: str) -> float:
-    """Seconds to compile what the loader would for `kernel`; nothing is loaded."""
+def _compile(way: Way, headers: Path, kernel: str) -> dict[str, float]:
+    """Seconds until there is bytecode for `kernel`; nothing is loaded."""
     sys.path.insert(0, str(_HERE.parent.parent / "bpf"))
     from kernel_btf import debian_btf
-    from wgtrace.loader.bcc_loader import Settings, Tracer
 
-    from wgtrace.loader import bcc_loader
+    from wgtrace.loader.plan import Plan
     from wgtrace.probes.btf import Btf
-    from wgtrace.probes.catalogue import CATALOGUE
 
     vmlinux, module = debian_btf(kernel)
-    before = time.monotonic()
-    tracer = Tracer.__new__(Tracer)  # it would attach at once
-    tracer._vmlinux = Btf(vmlinux)
-    tracer._btf = Btf(module, tracer._vmlinux)
-    read_types = 0.0 if way.headers else time.monotonic() - before
-    tracer._settings, tracer._catalogue = Settings(traced=None), CATALOGUE
-    tracer._symbols, tracer._refused, tracer._statuses = (), {}, {}
-    tracer._device_list = 0xFFFFFFFFC0408000
-    compiler = bcc_loader._import_bcc()
-
-    class Module:
-        def __init__(self, text: bytes, cflags: Sequence[str]) -> None:
-            self.kept = compiler(text=text, cflags=cflags)
-            raise _CompiledError
-
-    tracer._module = Module
-    programs = {probe.name: tracer._programs(probe) for probe in CATALOGUE}
-    tracer._programs = lambda probe: programs[probe.name]  # type: ignore[method-assign]
-    before = time.monotonic()
-    with contextlib.suppress(_CompiledError):
-        tracer._load()
-    return read_types + time.monotonic() - before
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(2 if way.again else 1):
+            before, cpu = time.monotonic(), sum(os.times()[:4])
+            types = Btf(vmlinux)
+            _build(Plan(types, Btf(module, types)), way, headers, Path(cache)).bytecode()
+            seconds = time.monotonic() - before
+    return {"seconds": seconds, "cpu": sum(os.times()[:4]) - cpu, **_memory()}
 
 
-def _attach(started: float) -> float:
-    """Seconds from `started` until every probe is attached to the running kernel."""
-    from wgtrace.loader.bcc_loader import Settings, Tracer
+def _attach(way: Way, headers: Path, started: float) -> dict[str, float]:
+    """Seconds from `started` until every probe is attached to the running kernel, and to detach."""
+    from wgtrace.loader.build import running_kernel
+    from wgtrace.loader.tracer import Settings, Tracer
 
-    tracer = Tracer(Settings(traced=None))
-    seconds = time.monotonic() - started
-    if not any(status.mechanism for status in tracer.probes):
-        raise SystemExit("no probe was attached")
-    tracer.close()
-    return seconds
+    with tempfile.TemporaryDirectory() as empty:
+        cache = _HELD if way.again else Path(empty)
+        build = _build(running_kernel(), way, headers, cache)
+        tracer = Tracer(Settings(traced=None), build=build)
+        seconds = time.monotonic() - started
+        figures = {"cpu": sum(os.times()[:4]), **_memory()}
+        if not all(status.mechanism for status in tracer.probes):
+            raise SystemExit("not every probe was attached")
+        if way.again and not build.origin.startswith("compiled before"):
+            seconds = float("nan")  # the round that fills the cache; it is not counted
+        before = time.monotonic()
+        tracer.close()
+        return {"seconds": seconds, **figures, "close": time.monotonic() - before}
 
 
 # -- all of them, in turn -------------------------------------------------------
@@ -223,24 +224,30 @@ def _in_lab(headers: Path, kernel: str, runs: int) -> Figures:
 
 
 def _table(figures: Mapping[str, list[dict[str, float]]]) -> str:
+    columns = {
+        "CPU s": ("cpu", ".1f"),
+        "memory MB": ("now", ".0f"),
+        "at most": ("peak", ".0f"),
+        "compiler's": ("compiler", ".0f"),
+        "to detach s": ("close", ".2f"),
+    }
     rows = [
-        "| what | wall s | CPU s of the process | memory MB | of the headers' time |",
-        "|---|---|---|---|---|",
+        f"| what | wall s | {' | '.join(columns)} | of the headers' time |",
+        "|---|---|" + "---|" * len(columns) + "---|",
     ]
 
     def median(name: str, key: str) -> float:
-        return statistics.median(run[key] for run in figures[name])
+        return statistics.median(run.get(key, 0.0) for run in figures[name])
 
     for name, runs in figures.items():
         if not runs:
-            rows.append(f"| {name} | does not compile | | | |")
+            rows.append(f"| {name} | does not compile |" + " |" * (len(columns) + 1))
             continue
         seconds = [run["seconds"] for run in runs]
+        wall = f"{median(name, 'seconds'):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+        cells = [format(median(name, key), form) for key, form in columns.values()]
         share = f"{median(name, 'seconds') / median(_USUAL, 'seconds'):.0%}" if figures[_USUAL] else ""
-        rows.append(
-            f"| {name} | {median(name, 'seconds'):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
-            f"| {median(name, 'cpu'):.2f} | {median(name, 'megabytes'):.0f} | {share} |"
-        )
+        rows.append(f"| {name} | {wall} | {' | '.join(cells)} | {share} |")
     return "\n".join(rows)
 
 
@@ -368,7 +375,7 @@ def main() -> None:
     figures_native = measure("compile", headers, asked.kernel, asked.runs)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"Compiling all programs, BCC {bcc_version}, {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"To have all programs as bytecode, BCC {bcc_version}, {platform.machine()}, {os.cpu_count()} CPUs, "
         f"load {load}: median of {asked.runs} runs in turn.\n\n{_table(figures_native)}"
     )
     if asked.lab:
