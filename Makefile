@@ -96,7 +96,7 @@ install:
 	chmod 755 $(LAUNCHER)
 
 uninstall:
-	rm -rf $(LIBDIR) $(LAUNCHER)
+	rm -rf $(LIBDIR) $(LAUNCHER) $(DESTDIR)/var/cache/wgtrace/programs
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
