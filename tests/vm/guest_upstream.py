@@ -89,6 +89,10 @@ def main() -> int:
     sys.path.insert(0, e2e)
     from tracer import Tracer
 
+    # The first WireGuard socket that is made and the last one that goes patch the kernel's
+    # text (sk_set_memalloc()), which QEMU's emulation of several CPUs does not always survive.
+    for command in ("add keep0 type wireguard", "set keep0 up"):
+        subprocess.run(["ip", "link", *command.split()], check=True)
     with tempfile.TemporaryDirectory() as directory:
         observer, tracer = Observer(), Tracer(["--all", "--quiet"], Path(directory, "ready"))
         began = time.monotonic()
