@@ -116,9 +116,9 @@ def _counted(tracer: Attached, ifname: str) -> dict[Reason, int]:
 def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> None:
     """What belongs to no session, at an interface beyond those: counted without it, and said to be so."""
     with contextlib.ExitStack() as networks:
-        for _ in range(FEW):
-            networks.enter_context(two_hosts(ifname="crowd0"))
         net = networks.enter_context(two_hosts(ifname=ifname))
+        for _ in range(FEW):  # the newest is the first in the kernel's list
+            networks.enter_context(two_hosts(ifname="crowd0"))
         before = _counted(cramped, "").get(Reason.BAD_HEADER, 0)
         lost = cramped.counters().losses[Loss.LOST_DEVICES]
         send(net.a, net.b, [GARBAGE] * 23)
