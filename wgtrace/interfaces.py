@@ -145,20 +145,16 @@ def _counters(device: Device) -> dict[str, int]:
 
 
 def _former(device: Device, gone: dict[Key, _Counted]) -> Key | None:
-    """Which of those that are gone `device` is.
+    """Which of those that are gone `device` is: one with its key, and counters that did not go back.
 
-    In its namespace an interface keeps its index, whatever it is called; with another key
-    it is one in a new namespace that got the number of a former one. In another namespace
-    it has its key, and counters that did not go back: those of a new one start at 0.
+    In its namespace it has its index still, whatever it is called. The index alone does
+    not tell: the inode of a namespace that is gone is soon that of another one.
     """
     for key, counted in gone.items():
-        is_same = (counted.device.netns, counted.device.ifindex) == (device.netns, device.ifindex)
-        if is_same and counted.device.public_key == device.public_key:
-            return key
-    for key, counted in gone.items():
-        is_other_netns = counted.device.netns != device.netns
-        has_its_key = device.public_key is not None and device.public_key == counted.device.public_key
-        if is_other_netns and has_its_key and _goes_on(counted.device, device):
+        was = counted.device
+        is_here = was.netns == device.netns and was.ifindex == device.ifindex
+        is_elsewhere = was.netns != device.netns and device.public_key is not None
+        if was.public_key == device.public_key and (is_here or is_elsewhere) and _goes_on(was, device):
             return key
     return None
 

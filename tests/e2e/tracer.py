@@ -92,14 +92,14 @@ class Tracer:
         """An interim summary, asked for now by SIGUSR1."""
         before = sum(line["type"] == "summary" for line in self.lines)
         self.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + START_S  # what is in the buffer is shown before
         while time.monotonic() < deadline:
             summaries = [line for line in list(self.lines) if line["type"] == "summary"]
             if len(summaries) > before:
                 return summaries[-1]
             assert self.process.poll() is None, f"wgtrace ended: {self.stderr}"
             time.sleep(0.05)
-        raise AssertionError(f"no summary within {SETTLE_S} s: {self.stderr}")
+        raise AssertionError(f"no summary within {START_S} s: {self.stderr}")
 
     def report(self, *ifnames: str) -> Report:
         """What is known of these interfaces now."""

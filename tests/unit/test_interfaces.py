@@ -135,12 +135,13 @@ def test_moved_to_another_namespace(index: int) -> None:
 
 
 @pytest.mark.parametrize("other", [{"key": OTHER_KEY, "errors": 107}, {"errors": 99}])
-def test_another_one_elsewhere(other: dict[str, object]) -> None:
-    """Another key, or counters that went back: it is another one."""
+@pytest.mark.parametrize("place", [{"netns": 2, "index": 3}, {"name": "vpn0"}])
+def test_another_one(other: dict[str, object], place: dict[str, object]) -> None:
+    """Another key, or counters that went back: it is another one, in whatever namespace."""
     said: list[str] = []
     interfaces = Interfaces(said.append)
     interfaces.take(snap(wg("wg0", errors=100)))
-    interfaces.take(snap(wg("wg0", 3, netns=2, **other)))  # type: ignore[arg-type]
+    interfaces.take(snap(wg(**{"name": "wg0", **place, **other})))  # type: ignore[arg-type]
 
     assert said == []
     assert moved(interfaces)["wg0", 1] == 0
