@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from wgtrace.lab.topology import Network, hub_and_spokes
+from wgtrace.loader import kernel_tree
 from wgtrace.probes import kernel
+from wgtrace.probes.btf import Btf
 
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 SIZE = 1000  # bytes of an echoed datagram
@@ -45,6 +47,7 @@ BPFTRACE_REST = (
 )
 
 EMPTY = """
+#include <uapi/linux/ptrace.h>
 RAW_TRACEPOINT_PROBE(kfree_skb) { return 0; }
 RAW_TRACEPOINT_PROBE(consume_skb) { return 0; }
 """
@@ -194,7 +197,9 @@ class _Empty:
     def __init__(self) -> None:
         from bcc import BPF
 
-        self._held = [BPF(text=EMPTY), BPF(text=EMPTY)]
+        definitions = Btf.vmlinux().c_definitions(("pt_regs",))
+        with kernel_tree.installed(definitions):
+            self._held = [BPF(text=EMPTY), BPF(text=EMPTY)]
 
     def stop(self) -> None:
         for held in self._held:
