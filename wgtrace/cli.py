@@ -24,9 +24,12 @@ from wgtrace.events.flow_filter import Filter, parse_flow
 from wgtrace.events.reasons import Direction, Reason
 
 if TYPE_CHECKING:  # the commands import what they need: a help text is not to wait for it
+    from wgtrace.loader.tracer import Tracer
     from wgtrace.outputs.pcapng import PcapngSink
+    from wgtrace.pipeline import HostFacts
     from wgtrace.report import Sink
     from wgtrace.selftest.scenes import Scene
+    from wgtrace.source import ThisHost
     from wgtrace.state.types import Snapshot
 
 EXIT_FINDINGS = 1
@@ -188,10 +191,7 @@ def drops(
     _need_root()
     captured = (snaplen or 0) if write else None
     build = begun(captured)  # what follows is slow to import, and goes on beside it
-    from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals
-    from wgtrace.state.claims import claims
-    from wgtrace.state.clock import clock_offset_ns
-    from wgtrace.state.load import cpu_load
+    from wgtrace.pipeline import DropsRun, Limits, Signals
 
     view = _view(interfaces, netns, everywhere, names)
     wanted = Filter(
@@ -200,9 +200,7 @@ def drops(
         wanted_reasons,
         terms,
     )
-    from wgtrace.state import routes  # late: pyroute2 is slow, and by now there
-
-    facts = HostFacts(routes.look_up, claims, cpu_load)
+    facts = _host_facts()
     sink = _sink(as_json, quiet, write == "-")
     with Signals() as signals, contextlib.ExitStack() as files:
         packets = _packets_sink(write, signals.end) if write else None
@@ -211,14 +209,8 @@ def drops(
         _progress(f"attaching to {view.described} ...")
         tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=captured), build=build)
         try:
-
-            def snapshot() -> Snapshot:
-                taken = view.snapshot()
-                tracer.follow((device.netns, device.ifindex) for device in taken.devices)
-                return taken
-
             sinks = [*filter(None, [packets]), sink]
-            run = DropsRun(tracer, snapshot, sinks, clock_offset_ns(), wanted, _warn, facts)
+            run = DropsRun(tracer, _this_host(view, tracer), sinks, wanted, _warn, facts)
             run.start()
             if verbose:
                 click.echo(f"programs {tracer.origin}", err=True)
@@ -370,6 +362,29 @@ def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, name
         ", ".join(device.ifname for device in found),
         snapshot.Followed(namespace, names, shown, _warn).take,
     )
+
+
+def _this_host(view: _View, tracer: Tracer) -> ThisHost:
+    """What a run of `tracer` needs to know of the host; its snapshots keep the tracer on its interfaces."""
+    from wgtrace.loader.compiler import bcc_version
+    from wgtrace.loader.tracer import kernel_release
+    from wgtrace.source import Build, ThisHost
+
+    def snapshot() -> Snapshot:
+        taken = view.snapshot()
+        tracer.follow((device.netns, device.ifindex) for device in taken.devices)
+        return taken
+
+    return ThisHost(Build(__version__, kernel_release(), bcc_version()), snapshot)
+
+
+def _host_facts() -> HostFacts:
+    from wgtrace.pipeline import HostFacts
+    from wgtrace.state import routes  # late: pyroute2 is slow
+    from wgtrace.state.claims import claims
+    from wgtrace.state.load import cpu_load
+
+    return HostFacts(routes.look_up, claims, cpu_load)
 
 
 def _need_root() -> None:

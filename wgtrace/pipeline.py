@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from wgtrace import __version__
 from wgtrace.diagnosis.evidence import Evidence
 from wgtrace.diagnosis.explain import explain
 from wgtrace.diagnosis.finding import Finding
@@ -24,9 +22,8 @@ from wgtrace.events.reasons import CATALOGUE, Reason
 from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, IPAddress, Losses
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
-from wgtrace.loader.compiler import bcc_version
-from wgtrace.loader.tracer import Tracer, kernel_release
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
+from wgtrace.source import Host, Source
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
 POLL_S = 0.2
@@ -109,61 +106,60 @@ class DropsRun:
     """One run of `wgtrace drops`.
 
     Args:
-        tracer: Attached.
-        take_snapshot: Gives the configuration of this moment.
+        source: Attached, or a recording.
+        host: Where it runs, or ran.
         sinks: Where the run is told.
-        clock_offset_ns: CLOCK_REALTIME minus CLOCK_BOOTTIME.
         report: Gets a sentence when an interface is renamed or moved.
         facts: What rules may ask for.
     """
 
     def __init__(
         self,
-        tracer: Tracer,
-        take_snapshot: Callable[[], Snapshot],
+        source: Source,
+        host: Host,
         sinks: Sequence[Sink],
-        clock_offset_ns: int,
         wanted: Filter,
         report: Callable[[str], object] = lambda _: None,
         facts: HostFacts | None = None,
     ) -> None:
-        self._tracer = tracer
-        self._take_snapshot = take_snapshot
+        self._source = source
+        self._host = host
         self._sinks = sinks
-        self._clock_offset_ns = clock_offset_ns
+        self._clock_offset_ns = host.clock_offset_ns
         self._wanted = wanted
         self._facts = facts or HostFacts()
         self._load = self._facts.load()
         self._changers: list[str] = []
         self._asked_at = 0.0
-        self._decoder = Decoder(tracer.describe, tracer.kernel_reasons)
-        self._evidence = Evidence(tracer.probes, clock_offset_ns)
+        self._decoder = Decoder(source.describe, source.kernel_reasons)
+        self._evidence = Evidence(source.probes, host.clock_offset_ns)
         self._undecodable = 0
         self._shown = 0
         self._unknown_devices: set[tuple[str, int]] = set()
         self._names: dict[str, str] = {}
         self._interfaces = Interfaces(report)
         self._blind: tuple[str, ...] = ()
-        self._started = time.monotonic()
-        self._use(take_snapshot())
+        self._started = host.elapsed_s()
+        self._use(host.snapshot())
         self._before = self._totals()[0]
 
     def start(self) -> None:
         """Tell the sinks that all probes are attached."""
         start = RunStart(
-            time.time_ns(),
-            __version__,
-            kernel_release(),
-            bcc_version(),
+            self._host.unix_ns(),
+            self._host.build.version,
+            self._host.build.kernel,
+            self._host.build.bcc,
             self._snapshot.devices,
-            self._tracer.probes,
+            self._source.probes,
             {space.inode: space.name for space in self._snapshot.namespaces if space.name},
+            self._host.recorded,
         )
         for sink in self._sinks:
             sink.start(start)
 
     def run(self, limits: Limits, signals: Signals) -> tuple[Finding, ...]:
-        """Show drops until a limit or a signal; then the summary. Gives the findings.
+        """Show drops until a limit, a signal or the source ends; then the summary. Gives the findings.
 
         Raises:
             UnsupportedError: Nothing can be seen any more; the summary was written.
@@ -182,18 +178,21 @@ class DropsRun:
         while not signals.stop:
             wait_s = POLL_S
             if deadline is not None:
-                wait_s = min(wait_s, deadline - time.monotonic())
+                wait_s = min(wait_s, deadline - self._host.elapsed_s())
                 if wait_s <= 0:
                     break
-            self._take(self._tracer.records(wait_s), limits)
+            records = self._source.records(wait_s)
+            if records is None:
+                break
+            self._take(records, limits)
             if signals.interim:
                 signals.interim = False
-                self._take(self._tracer.records(0), limits)
+                self._take(self._source.records(0) or (), limits)
                 self._summarise(interim=True)
             if limits.count is not None and self._shown >= limits.count:
                 break
         if limits.count is None:
-            self._take(self._tracer.records(0), limits)
+            self._take(self._source.records(0) or (), limits)
 
     # -- events --------------------------------------------------------------
 
@@ -210,7 +209,7 @@ class DropsRun:
                 stale = True  # read again only when the next event needs it
                 continue
             if stale or self._is_unknown(event.device.ifname, event.device.netns):
-                self._use(self._take_snapshot())
+                self._use(self._host.snapshot())
                 stale = False
             if isinstance(event, DropEvent):
                 is_unsent = is_unsent or event.reason in _UNSENT
@@ -218,12 +217,12 @@ class DropsRun:
             else:
                 self._evidence.feed(self._interfaces.at(event))
         if stale:
-            self._use(self._take_snapshot())
-        if is_unsent and time.monotonic() - self._asked_at > _ASK_AGAIN_S:
+            self._use(self._host.snapshot())
+        if is_unsent and self._host.elapsed_s() - self._asked_at > _ASK_AGAIN_S:
             self._ask_ways()  # while the packets still find none
 
     def _ask_ways(self) -> None:
-        self._asked_at = time.monotonic()
+        self._asked_at = self._host.elapsed_s()
         for device, key, endpoint in self._evidence.in_trouble():
             way = self._facts.way(device, endpoint.addr, self._snapshot.namespaces)
             self._evidence.set_way(device, key, way)
@@ -264,7 +263,7 @@ class DropsRun:
     def _totals(self) -> tuple[tuple[DropTotal, ...], tuple[HandshakeTotal, ...]]:
         drops: list[DropTotal] = []
         handshakes: list[HandshakeTotal] = []
-        for key, count in self._tracer.totals():
+        for key, count in self._source.totals():
             try:
                 total = decode.total(key, count)
             except UndecodableRecordError:
@@ -299,7 +298,7 @@ class DropsRun:
         return tuple(lines)
 
     def _losses(self) -> Losses:
-        counters = self._tracer.counters()
+        counters = self._source.counters()
         return Losses(
             events=counters.losses[Loss.LOST_EVENTS],
             missed_probes=counters.missed,
@@ -348,10 +347,10 @@ class DropsRun:
         said = [text for count, text in counted if count]
         said += [
             f"no probe on {status.target}: {status.because}; not visible: {status.without_it}"
-            for status in self._tracer.probes
+            for status in self._source.probes
             if status.mechanism is None
         ]
-        said += [*self._blind, *self._snapshot.unreadable]
+        said += [*self._blind, *self._snapshot.unreadable, *self._host.gaps]
         if hidden:
             rows = f"{hidden:,} {'row was' if hidden == 1 else 'rows were'} not shown {_ROW_LIMIT}"
             said.append(rows if said else f"Totals are exact; {rows}")
@@ -361,7 +360,7 @@ class DropsRun:
         all_drops, handshakes = self._totals()
         for _attempt in range(3):  # totals and counters of one moment, if the traffic lets us
             before = all_drops
-            self._use(self._take_snapshot())
+            self._use(self._host.snapshot())
             all_drops, handshakes = self._totals()
             if all_drops == before:
                 break
@@ -380,8 +379,8 @@ class DropsRun:
             if not self._wanted.peers or (f.peer and f.peer.public_key in self._wanted.peers)
         )
         summary = Summary(
-            ts_unix_ns=time.time_ns(),
-            duration_s=time.monotonic() - self._started,
+            ts_unix_ns=self._host.unix_ns(),
+            duration_s=self._host.elapsed_s() - self._started,
             totals=drops,
             losses=losses,
             reconciliation=counters,

@@ -25,6 +25,7 @@ class RunStart:
         devices: The interfaces traced.
         probes: Each row of the probe catalogue, attached or not.
         netns_names: Names of the namespaces that have one, by inode.
+        recorded: This is told from a recording.
     """
 
     ts_unix_ns: int
@@ -34,6 +35,7 @@ class RunStart:
     devices: tuple[Device, ...]
     probes: tuple[ProbeStatus, ...]
     netns_names: dict[int, str] = field(default_factory=dict)
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from factories import (
     BERLIN,
     BOOT_NS,
     NETNS,
-    OFFSET_NS,
     OSLO,
     PARIS,
     attached_probe,
@@ -31,89 +29,22 @@ from factories import (
     written,
 )
 from records import flow4, record, total_key
+from stand_ins import Host, Replay, Step, drop, raw, step, total_of
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.errors import UnsupportedError
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
+from wgtrace.events.types import Counters
 from wgtrace.events.wire import EventKind, Loss
-from wgtrace.loader.tracer import Counters, Settings, Tracer
+from wgtrace.loader.tracer import Settings
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
 from wgtrace.pipeline import DropsRun, HostFacts, Limits, Signals
-from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import Sink
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
-Step = bytes | Callable[[], None]
-
-
-@pytest.fixture(autouse=True)
-def _without_bcc(monkeypatch: pytest.MonkeyPatch, in_utc: None) -> None:
-    """A run says BCC's version, which these tests do not need to have."""
-    monkeypatch.setattr("wgtrace.pipeline.bcc_version", lambda: "0.31.0")
-
-
-@dataclass
-class Replay:
-    """Stands for an attached `Tracer`: hands over what a test wrote, then interrupts the run.
-
-    Attributes:
-        polls: What each call of `records` gives: bytes, or something to do before they are had.
-    """
-
-    polls: list[list[Step]]
-    sums: dict[bytes, int] = field(default_factory=dict)
-    counted: Counters = field(default_factory=lambda: Counters(dict.fromkeys(Loss, 0), {}, 0))
-    probes: tuple[ProbeStatus, ...] = (attached_probe(1),)
-    kernel_reasons: dict[int, str] = field(default_factory=lambda: {2: "NOT_SPECIFIED"})
-
-    def describe(self, address: int) -> str:
-        """A place in WireGuard."""
-        return f"wg_packet_rx_poll+{address:#x}"
-
-    def records(self, timeout_s: float) -> list[bytes]:
-        """The next poll's records; Ctrl-C when there are no more."""
-        if not self.polls:
-            if timeout_s:
-                signal.raise_signal(signal.SIGINT)
-            return []
-        taken = []
-        for step in self.polls.pop(0):
-            if isinstance(step, bytes):
-                taken.append(step)
-            else:
-                step()
-        return taken
-
-    def totals(self) -> list[tuple[bytes, int]]:
-        """The map `totals`."""
-        return list(self.sums.items())
-
-    def counters(self) -> Counters:
-        """Losses and limits."""
-        return self.counted
-
-
-@dataclass
-class Host:
-    """What is configured; a test changes it under the run, and sees how often it was read."""
-
-    state: Snapshot = field(default_factory=snapshot)
-    readings: int = 0
-
-    def read(self) -> Snapshot:
-        """Take a snapshot."""
-        self.readings += 1
-        return self.state
-
-    def set(self, *devices: Device) -> Callable[[], None]:
-        """Something that configures these interfaces when it is done."""
-
-        def change() -> None:
-            self.state = snapshot(*devices)
-
-        return change
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 
 @dataclass
@@ -163,42 +94,12 @@ def run(
     host, out, screen = host or Host(), io.StringIO(), console(200)
     sinks: list[Sink] = [JsonLinesSink(out), TableSink(screen)]
     with Signals() as signals:
-        whole = DropsRun(cast("Tracer", tracer), host.read, sinks, OFFSET_NS, wanted or Filter(), facts=facts)
+        whole = DropsRun(tracer, host, sinks, wanted or Filter(), facts=facts)
         before_start()
         whole.start()
         findings = whole.run(limits or Limits(), signals)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     return Told(lines, written(screen), findings, host)
-
-
-def raw(public_key: str) -> bytes:
-    """A key's 32 bytes."""
-    return base64.b64decode(public_key)
-
-
-def drop(reason: Reason, public_key: str | None = None, ifname: str = "wg0", **more: Any) -> bytes:
-    """A drop record of an interface."""
-    who = {"public_key": raw(public_key), "known": 1} if public_key else {}
-    where = {"ifname": ifname.encode(), "netns": NETNS, "ifindex": 7}
-    at = {"hdr": {"ts_ns": BOOT_NS, "kind": EventKind.DROP, "len": 336}}
-    return record(
-        EventKind.DROP, **{"reason": reason, "device": where, "peer": who, "matched": 1, **at, **more}
-    )
-
-
-def step(code: HandshakeCode, public_key: str) -> bytes:
-    """A handshake record of wg0."""
-    who, where = {"public_key": raw(public_key), "known": 1}, {"ifname": b"wg0", "netns": NETNS}
-    return record(EventKind.HANDSHAKE, code=code, device=where, peer=who)
-
-
-def total_of(
-    code: Reason | HandshakeCode, public_key: str | None = None, sub: int = 0, matched: int = 1
-) -> bytes:
-    """The key of a total of wg0."""
-    kind = EventKind.DROP if isinstance(code, Reason) else EventKind.HANDSHAKE
-    who = {"peer_known": 1, "public_key": raw(public_key)} if public_key else {}
-    return total_key(ifname=b"wg0", netns=NETNS, kind=kind, code=code, sub_reason=sub, matched=matched, **who)
 
 
 CONFIG = record(EventKind.CONFIG, pid=4242, comm=b"wg")
@@ -310,6 +211,22 @@ def test_a_duration_ends_the_run() -> None:
 
     assert told.reasons == ["bad_header"]
     assert told.summary["interim"] is False
+
+
+def test_a_source_that_ends_ends_the_run() -> None:
+    """A recording has no Ctrl-C: when it is over the summary comes by itself."""
+    told = run(Replay([[BAD], [BAD]], ends=True))
+
+    assert told.reasons == ["bad_header"] * 2
+    assert told.summary["interim"] is False
+
+
+def test_what_is_missing_of_a_recording_makes_a_result_incomplete() -> None:
+    """A part of the run that is not to be had any more is said at the end."""
+    told = run(Replay([]), Host(gaps=("3 blocks are missing",)))
+
+    assert told.summary["complete"] is False
+    assert told.summary["incomplete_because"] == ["3 blocks are missing"]
 
 
 def test_records_that_came_while_it_was_stopped_are_shown() -> None:
@@ -616,9 +533,7 @@ def test_the_module_is_unloaded() -> None:
     out = io.StringIO()
     replay = Replay([[BAD] * 5, [_raise(error)]], {total_of(Reason.BAD_HEADER, sub=3): 5})
     with Signals() as signals, pytest.raises(UnsupportedError):
-        DropsRun(cast("Tracer", replay), Host().read, [JsonLinesSink(out)], OFFSET_NS, Filter()).run(
-            Limits(), signals
-        )
+        DropsRun(replay, Host(), [JsonLinesSink(out)], Filter()).run(Limits(), signals)
 
     *drops, summary = map(json.loads, out.getvalue().splitlines())
     assert [line["type"] for line in drops] == [*["drop"] * 5, "finding"]
@@ -682,9 +597,7 @@ def test_a_renamed_interface_is_one() -> None:
     replay = Replay([[FROM_NOBODY] * 3, [host.set(renamed), *[after] * 4]])
     replay.polls[0].append(lambda: replay.sums.update(sums))
     with Signals() as signals:
-        whole = DropsRun(
-            cast("Tracer", replay), host.read, [JsonLinesSink(out)], OFFSET_NS, Filter(), said.append
-        )
+        whole = DropsRun(replay, host, [JsonLinesSink(out)], Filter(), said.append)
         whole.run(Limits(), signals)
 
     *_, finding, summary = map(json.loads, out.getvalue().splitlines())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.wire import Loss
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -226,3 +227,18 @@ class Losses:
     frames: int = 0
     devices: int = 0
     rate_limited: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the programs counted beside the totals, since the start.
+
+    Attributes:
+        losses: By `enum wgt_loss`.
+        limited: Drops counted but not shown, by reason.
+        missed: Program runs that the kernel skipped.
+    """
+
+    losses: dict[Loss, int]
+    limited: dict[Reason, int]
+    missed: int

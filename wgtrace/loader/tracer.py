@@ -18,6 +18,7 @@ from pathlib import Path
 from wgtrace.errors import CompileError, UnsupportedError
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Reason
+from wgtrace.events.types import Counters
 from wgtrace.events.wire import ConfigWire, Loss, Site, SiteRangeWire, SitesWire, StreamWire, TracedKeyWire
 from wgtrace.loader import kernel_filter, programs
 from wgtrace.loader.build import Build, running_kernel
@@ -85,21 +86,6 @@ class Settings:
     wanted: Filter = field(default_factory=Filter)
     snaplen: int | None = None
     devices: int = MOST_DEVICES
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What the programs counted beside the totals.
-
-    Attributes:
-        losses: By `enum wgt_loss`.
-        limited: Drops counted but not shown, by reason.
-        missed: Program runs that the kernel skipped.
-    """
-
-    losses: dict[Loss, int]
-    limited: dict[Reason, int]
-    missed: int
 
 
 def _advice() -> str:

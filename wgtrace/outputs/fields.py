@@ -58,6 +58,11 @@ def clock(unix_ns: int) -> str:
     return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ns // 1_000_000:03d}"
 
 
+def day(unix_ns: int) -> str:
+    """Local date as `2026-11-22`."""
+    return time.strftime("%Y-%m-%d", time.localtime(unix_ns // 1_000_000_000))
+
+
 def interface_label(ifname: str, netns_name: str | None) -> str:
     """`wg0`, or `hub/wg0` in a named namespace."""
     return clean(f"{netns_name}/{ifname}" if netns_name else ifname) or "?"

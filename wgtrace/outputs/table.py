@@ -23,6 +23,7 @@ from wgtrace.outputs.fields import (
     TIME,
     WHY,
     Field,
+    day,
 )
 from wgtrace.outputs.summary import print_summary, wrapped
 from wgtrace.probes.types import Mechanism, ProbeStatus
@@ -135,7 +136,9 @@ def banner(start: RunStart) -> list[str]:
     spaces = {device.netns for device in start.devices}
     names = start.netns_names if len(spaces) > 1 else None
     devices = [_device_line(device, names) for device in start.devices] or ["no interface:"]
-    lines = [*devices[:-1], f"{devices[-1]} {_probes_line(start.probes)} Ctrl-C ends."]
+    recorded = f"Recorded on {day(start.ts_unix_ns)}, Linux {clean(start.kernel)}."
+    end = recorded if start.recorded else "Ctrl-C ends."
+    lines = [*devices[:-1], f"{devices[-1]} {_probes_line(start.probes)} {end}"]
     for probe in start.probes:
         if probe.mechanism is None:
             lines.append(f"not attached: {probe.name} ({clean(probe.because)})")

@@ -195,6 +195,13 @@ def test_banner_names_what_is_missing() -> None:
     ]
 
 
+def test_banner_of_a_recording_says_of_when_and_where_it_is() -> None:
+    """A table shows times of day only, so the banner has the date; Ctrl-C ends nothing."""
+    recorded = replace(run_start(), recorded=True)
+
+    assert banner(recorded)[0].endswith("all attached. Recorded on 2026-11-22, Linux 6.12.117.")
+
+
 def test_no_drops_is_only_said_of_a_complete_run() -> None:
     """An incomplete run without drops does not claim that there were none."""
     to = console(80)
