@@ -11,10 +11,10 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,6 +37,9 @@ EXIT_INTERNAL = 4
 _PR_SET_DUMPABLE = 4
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader has what it wanted; the terminal is gone
+
+_VIEWS = ("drops",)
+_LEAST_SIZE = 1 << 16
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -297,6 +300,199 @@ def selftest(as_json: bool, only_clean: bool) -> None:
         sys.exit(EXIT_FINDINGS)
 
 
+class _Size(click.ParamType):
+    """A size in bytes as people write it: `500K`, `64M`, `2G`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        text = str(value).upper()
+        factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+        digits = text[:-1] if factor > 1 else text
+        if not (digits.isascii() and digits.isdigit()) or int(digits) * factor < _LEAST_SIZE:
+            self.fail(f"{value!r} is not a size like 64M, at least {_LEAST_SIZE >> 10}K", param, ctx)
+        return int(digits) * factor
+
+
+@cli.command(short_help="Keep a run in a file, to be looked at anywhere later.")
+@click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The recording; it must not exist.",
+)
+@click.option("--max-size", type=_Size(), metavar="SIZE", help="End, or rotate, once FILE has this size.")
+@click.option(
+    "--rotate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep N files: FILE, the older FILE.1, ... Needs --max-size.",
+)
+@click.option(
+    "--netns", metavar="NAME|PATH", help="Look in this network namespace instead of the current one."
+)
+@click.option("--all", "everywhere", is_flag=True, help="Every WireGuard interface in every namespace.")
+@click.option("--duration", type=click.FloatRange(min=0), metavar="SECONDS", help="End after this time.")
+@click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Names of peers, a line each: NAME PUBLIC-KEY.",
+)
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Created once all is attached."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def record(
+    interfaces: tuple[str, ...],
+    path: Path,
+    max_size: int | None,
+    rotate: int | None,
+    netns: str | None,
+    everywhere: bool,
+    duration: float | None,
+    names: Path | None,
+    ready_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Keep all that wgtrace sees in a file; `wgtrace replay` shows it, anywhere.
+
+    The file can be read at any moment, also after a crash, a full disk or kill -9:
+    all but the last second is there. Ctrl-C ends it. It holds what the output of
+    `drops` can hold, so no secret, but addresses and public keys; its mode is 0600.
+
+    \b
+    wgtrace record -o wg0.rec wg0
+    wgtrace record -o wg0.rec wg0 --duration 600
+    wgtrace record -o /var/log/wg.rec --all --max-size 64M --rotate 8
+
+    With --rotate it may run for weeks, and FILE may be one of an earlier run.
+
+    \b
+    Exit status: 0 ran; 2 wrong usage; 3 cannot run here, or the disk is full;
+    4 internal error.
+    """
+    from wgtrace.loader.build import begun
+    from wgtrace.loader.tracer import Settings, Tracer
+
+    if rotate and not max_size:
+        raise UsageError("--rotate says how many files to keep", "not how large one is", "add --max-size")
+    _need_root()
+    build = begun(None)  # what follows is slow to import, and goes on beside it
+    from wgtrace.outputs.console import make_console
+    from wgtrace.outputs.table import TableSink
+    from wgtrace.pipeline import Limits, Signals
+    from wgtrace.probes.catalogue import WIREGUARD
+    from wgtrace.probes.identity import identity
+    from wgtrace.recording.output import Output
+    from wgtrace.recording.recorder import Recorder
+
+    view = _view(interfaces, netns, everywhere, names)
+    with Signals() as signals, contextlib.closing(Output(path, max_size, rotate)) as output:
+        _progress(f"attaching to {view.described} ...")
+        with contextlib.closing(Tracer(Settings(view.traced), build=build)) as tracer:
+            recorder = Recorder(
+                tracer,
+                _this_host(view, tracer),
+                output,
+                identity(WIREGUARD),
+                tracer.symbols,
+                sys.argv[1:],
+                _host_facts(),
+            )
+            if not quiet:
+                TableSink(make_console(sys.stdout), rows=False).start(recorder.start())
+            if ready_file:
+                ready_file.touch()
+            recorder.run(Limits(duration), signals)
+    if not quiet:
+        click.echo(recorder.kept.told(output))
+
+
+@cli.command(short_help="Show a recording, anywhere and without root.")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(readable=False, path_type=Path)
+)
+@click.option(
+    "--view",
+    "view_name",
+    type=click.Choice(_VIEWS),
+    default=_VIEWS[0],
+    show_default=True,
+    help="The command whose output to give.",
+)
+@click.option(
+    "--peer", "peers", multiple=True, metavar="KEY|KEY-PREFIX|NAME", help="Only this peer's packets."
+)
+@click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    type=click.Choice([d.value for d in Direction]),
+    help="Only packets going out (tx), coming in (rx), or handshake messages received.",
+)
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    metavar="REASON",
+    help="Only drops for this reason; findings are told all the same.",
+)
+@click.option(
+    "-j", "--json", "as_json", is_flag=True, help="JSON lines on standard output, nothing else there."
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a finding of severity error.")
+@click.option("-q", "--quiet", is_flag=True, help="No row or line for each packet: only the summary.")
+def replay(
+    files: tuple[Path, ...],
+    view_name: str,
+    peers: tuple[str, ...],
+    directions: tuple[str, ...],
+    reasons: tuple[str, ...],
+    as_json: bool,
+    exit_code: bool,
+    quiet: bool,
+) -> None:
+    """Show a recording as the live command would have shown the run.
+
+    Of a rotation give all files, in any order, or those of interest. It needs
+    neither root nor BCC nor WireGuard. What is missing of the recording (it was cut,
+    a byte was changed, the disk was full) is said, and the rest is shown.
+
+    \b
+    wgtrace replay wg0.rec
+    wgtrace replay wg0.rec --peer berlin --json
+    wgtrace replay /var/log/wg.rec*
+
+    \b
+    Exit status: 0 shown; 1 findings of severity error (--exit-code); 2 wrong
+    usage, or no recording; 3 not permitted to read it, or of a newer wgtrace.
+    """
+    from wgtrace.pipeline import DropsRun, Limits, Signals
+    from wgtrace.recording.replay import Recording
+
+    wanted_reasons = frozenset(_reason(text) for text in reasons)
+    with contextlib.closing(Recording(files)) as recording, Signals() as signals:
+        known = {key: peer.name for key, peer in recording.peers().items()} if peers else {}
+        wanted = Filter(
+            frozenset(key for text in peers for key in _public_keys(text, known, "the recording")),
+            frozenset(Direction(text) for text in directions),
+            wanted_reasons,
+        )
+        sinks = [_sink(as_json, quiet, on_stderr=False)]
+        view = {"drops": DropsRun}[view_name]
+        run = view(recording, recording, sinks, wanted, _warn, recording.asked)
+        run.start()
+        findings = run.run(Limits(), signals)
+    if exit_code and any(finding.severity.value == "error" for finding in findings):
+        sys.exit(EXIT_FINDINGS)
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     """The interfaces that a run looks at.
@@ -318,17 +514,22 @@ class _View:
             UsageError: None, or the beginning of several.
         """
         known = {p.public_key: p.name for device in self.snapshot().devices for p in device.peers}
-        named = [key for key, name in known.items() if name == text]
-        found = named or [key for key in known if key.startswith(text)]
-        if not found and _is_public_key(text):
-            _warn(f"{text} is no peer of {self.described} yet: nothing of it is shown before it is")
-            return [text]
-        if not found:
-            names = ", ".join(sorted(name or key[:8] + "…" for key, name in known.items())) or "none"
-            raise UsageError(f"no peer {text!r} on {self.described}", f"the peers are: {names}")
-        if len(found) > 1 and not named:
-            raise UsageError(f"{text!r} is the beginning of {len(found)} public keys", "", "give more of it")
-        return found
+        return _public_keys(text, known, self.described)
+
+
+def _public_keys(text: str, known: Mapping[str, str | None], described: str) -> Collection[str]:
+    """As `_View.public_keys`, among these peers: their names by public key."""
+    named = [key for key, name in known.items() if name == text]
+    found = named or [key for key in known if key.startswith(text)]
+    if not found and _is_public_key(text):
+        _warn(f"{text} is no peer of {described} yet: nothing of it is shown before it is")
+        return [text]
+    if not found:
+        names = ", ".join(sorted(name or key[:8] + "…" for key, name in known.items())) or "none"
+        raise UsageError(f"no peer {text!r} on {described}", f"the peers are: {names}")
+    if len(found) > 1 and not named:
+        raise UsageError(f"{text!r} is the beginning of {len(found)} public keys", "", "give more of it")
+    return found
 
 
 def _view(interfaces: tuple[str, ...], netns: str | None, everywhere: bool, names_file: Path | None) -> _View:

@@ -4,6 +4,7 @@
 WgtraceError            exit status 4
 ├── UsageError          2   what was asked for does not exist here
 ├── UnsupportedError    3   cannot run here: not root, no BTF, no WireGuard
+├── RecordingError      3   a recording cannot be written, or not be understood
 ├── CompileError        4   the BPF text did not compile or load
 ├── StateError          4   netlink would not answer
 ├── UndecodableRecordError  4   a record that is no event of this ABI
@@ -40,6 +41,12 @@ class UsageError(WgtraceError):
 
 class UnsupportedError(WgtraceError):
     """wgtrace cannot run on this host as it is."""
+
+    exit_code = 3
+
+
+class RecordingError(WgtraceError):
+    """A recording cannot be written any more, or is not understood by this wgtrace."""
 
     exit_code = 3
 

@@ -27,8 +27,8 @@ from wgtrace.source import Host, Source
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
 POLL_S = 0.2
-_UNSENT = (Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL)
-_ASK_AGAIN_S = 1.0
+UNSENT = (Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL)
+ASK_AGAIN_S = 1.0
 _ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
 
 
@@ -208,17 +208,19 @@ class DropsRun:
                 self._changers.append(f"{event.comm} (pid {event.pid})")
                 stale = True  # read again only when the next event needs it
                 continue
-            if stale or self._is_unknown(event.device.ifname, event.device.netns):
+            if stale:
                 self._use(self._host.snapshot())
-                stale = False
+            if self._is_unknown(event.device.ifname, event.device.netns) and not stale:
+                self._use(self._host.snapshot())
+            stale = False
             if isinstance(event, DropEvent):
-                is_unsent = is_unsent or event.reason in _UNSENT
+                is_unsent = is_unsent or event.reason in UNSENT
                 self._show(self._interfaces.at(event), limits)
             else:
                 self._evidence.feed(self._interfaces.at(event))
         if stale:
             self._use(self._host.snapshot())
-        if is_unsent and self._host.elapsed_s() - self._asked_at > _ASK_AGAIN_S:
+        if is_unsent and self._host.elapsed_s() - self._asked_at > ASK_AGAIN_S:
             self._ask_ways()  # while the packets still find none
 
     def _ask_ways(self) -> None:

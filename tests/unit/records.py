@@ -7,19 +7,7 @@ import ctypes
 from ipaddress import ip_address
 from typing import Any
 
-from wgtrace.events.wire import (
-    ConfigEventWire,
-    DropEventWire,
-    EventKind,
-    HandshakeEventWire,
-    TotalKeyWire,
-)
-
-RECORD_TYPES: dict[EventKind, type[ctypes.Structure]] = {
-    EventKind.DROP: DropEventWire,
-    EventKind.HANDSHAKE: HandshakeEventWire,
-    EventKind.CONFIG: ConfigEventWire,
-}
+from wgtrace.events.wire import RECORDS, EventKind, TotalKeyWire
 
 
 def fill(wire: Any, values: dict[str, Any]) -> None:
@@ -35,7 +23,7 @@ def fill(wire: Any, values: dict[str, Any]) -> None:
 
 def record(kind: EventKind, **values: Any) -> bytes:
     """A record of this kind, all zero but for its header and what is given."""
-    wire = RECORD_TYPES[kind]()
+    wire = RECORDS[kind]()
     fill(wire, {"hdr": {"ts_ns": 23, "cpu": 1, "kind": kind, "len": ctypes.sizeof(wire)}, **values})
     return bytes(wire)
 

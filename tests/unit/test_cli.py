@@ -74,7 +74,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) <= 24
-    for command in ("drops", "probes", "selftest", "lab"):
+    for command in ("drops", "record", "replay", "probes", "selftest", "lab"):
         assert f"\n  {command} " in done.stdout
     assert "..." not in done.stdout.split("\nCommands:\n")[1]
 
@@ -84,6 +84,8 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
     [
         (),
         ("drops",),
+        ("record",),
+        ("replay",),
         ("probes",),
         ("selftest",),
     ],
@@ -146,6 +148,17 @@ def test_a_reason_like_none_names_all() -> None:
         ("drops", "--count", "0"),
         ("drops", "--names", "/no/such/file"),
         ("drops", "--no-such-option"),
+        ("record",),
+        ("record", "-o", "/tmp/x", "--rotate", "3"),
+        ("record", "-o", "/tmp/x", "--max-size", "63K"),
+        ("record", "-o", "/tmp/x", "--max-size", "much"),
+        ("record", "-o", "/tmp/x", "--max-size", "-64M"),
+        ("record", "-o", "/tmp/x", "--rotate", "0", "--max-size", "64M"),
+        ("replay",),
+        ("replay", "/no/such/file"),
+        ("replay", "/tmp"),
+        ("replay", "/dev/null"),
+        ("replay", "--view", "nothing", "/dev/null"),
         ("no-such-command",),
     ],
 )
@@ -159,7 +172,14 @@ def test_wrong_usage_ends_with_2(arguments: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("drops", "--all"), ("probes",), ("selftest",), ("selftest", "--clean")]
+    "arguments",
+    [
+        ("drops", "--all"),
+        ("probes",),
+        ("record", "-o", "/tmp/x", "--all"),
+        ("selftest",),
+        ("selftest", "--clean"),
+    ],
 )
 def test_without_root_it_ends_with_3(arguments: Sequence[str]) -> None:
     """A user who is not root is told so, and how to do it."""

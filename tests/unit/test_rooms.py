@@ -29,6 +29,17 @@ ALLOWED: Final = {
     "state": {"state", "events", "errors"},
     "loader": {"loader", "probes", "events", "errors"},
     "diagnosis": {"diagnosis", "events", "probes", "state", "report"},
+    "recording": {
+        "recording",
+        "events",
+        "probes",
+        "state",
+        "diagnosis",
+        "source",
+        "pipeline",
+        "report",
+        "errors",
+    },
     "outputs": {"outputs", "events", "probes", "state", "diagnosis", "report", "errors"},
     "selftest": {"selftest", "lab", "loader", "probes", "events", "errors", "report", "__version__"},
 }

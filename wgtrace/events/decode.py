@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import ctypes
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, Final
 
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
@@ -30,6 +31,7 @@ from wgtrace.events.types import (
     Tai64n,
 )
 from wgtrace.events.wire import (
+    RECORDS,
     ConfigEventWire,
     DeviceWire,
     DropEventWire,
@@ -60,6 +62,20 @@ _NO_KEY, _NO_TIME = bytes(32), bytes(12)
 
 # How many flows, peers and addresses are kept decoded: a flood repeats them.
 _KEPT = 4096
+
+
+def _place(field: Any) -> slice:
+    """Where a field of a wire class is; ctypes has no type for what this takes."""
+    return slice(field.offset, field.offset + field.size)
+
+
+_HEADER_SIZE: Final = ctypes.sizeof(EventHeader)
+_NOWHERE: Final = slice(0)
+_KIND_AT: Final = _place(EventHeader.kind)
+_REASON_AT: Final = _place(DropEventWire.reason)
+_DEVICE_AT: Final[dict[int, slice]] = {
+    kind: _place(wire.device) for kind, wire in RECORDS.items() if hasattr(wire, "device")
+}
 
 
 def _text(raw: bytes) -> str:
@@ -188,6 +204,29 @@ class Decoder:
 def _packet(wire: Any, captured: bytes) -> Packet:
     data = captured[: wire.captured_len]
     return Packet(wire.captured_layer == Layer.INNER, wire.packet_len, data)
+
+
+def kind_of(record: bytes) -> int:
+    """The number of a record's kind, 0 if it is too short to have one."""
+    return int.from_bytes(record[_KIND_AT], sys.byteorder) if len(record) >= _HEADER_SIZE else 0
+
+
+def device_of(record: bytes) -> tuple[str, int] | None:
+    """Name and namespace of the interface of a record, without decoding the rest of it.
+
+    None: it belongs to none, or its kind is not known.
+    """
+    raw = record[_DEVICE_AT.get(kind_of(record), _NOWHERE)]
+    if len(raw) < ctypes.sizeof(DeviceWire):
+        return None
+    device = _device(raw)
+    return device.ifname, device.netns
+
+
+def reason_of(record: bytes) -> int:
+    """The number of the reason of a drop's record, 0 if it is none."""
+    raw = record[_REASON_AT] if kind_of(record) == EventKind.DROP else b""
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:

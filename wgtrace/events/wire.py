@@ -13,8 +13,9 @@ import struct
 from collections import namedtuple
 from collections.abc import Callable
 from ctypes import c_int32, c_uint8, c_uint16, c_uint32, c_uint64
-from typing import Any
+from typing import Any, Final
 
+ABI = 1
 MAX_SITES = 40
 REASONS = 96
 LOSSES = 8
@@ -226,6 +227,14 @@ class ConfigEventWire(ctypes.Structure):
     pid: int
     comm: ctypes.Array[c_uint8]
     _fields_ = [("hdr", EventHeader), ("pid", c_uint32), ("pad", c_uint32), ("comm", c_uint8 * 16)]
+
+
+RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
+    EventKind.DROP: DropEventWire,
+    EventKind.HANDSHAKE: HandshakeEventWire,
+    EventKind.CONFIG: ConfigEventWire,
+}
+"""What a ring-buffer record of each kind is."""
 
 
 class TotalKeyWire(ctypes.Structure):

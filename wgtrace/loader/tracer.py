@@ -158,6 +158,11 @@ class Tracer:
             names[value] = name[len(prefix) :]
         return names
 
+    @property
+    def symbols(self) -> tuple[kernel.Symbol, ...]:
+        """The symbols of WireGuard's module; empty if it is built into the kernel."""
+        return tuple(self._plan.symbols)
+
     def describe(self, address: int) -> str:
         """`wg_xmit+0x83` for an address in WireGuard."""
         # There are some thirty such places: each is looked up once.

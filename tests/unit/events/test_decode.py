@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from records import flow4, record, total_key
 
 from wgtrace.errors import UndecodableRecordError
-from wgtrace.events.decode import Decoder, total
+from wgtrace.events.decode import Decoder, device_of, kind_of, total
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
@@ -363,3 +363,15 @@ def test_keys_that_are_no_totals_are_refused(key: bytes) -> None:
     """A short key, an unknown kind or code is refused; so is a kind of which there are no totals."""
     with pytest.raises(UndecodableRecordError):
         total(key, 1)
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_kind_and_interface_are_read_without_decoding(kind: EventKind) -> None:
+    """As decoding has them; a record that is cut has no interface, one too short no kind."""
+    fields = {} if kind is EventKind.CONFIG else {"device": {"ifname": b"wg7", "netns": 4026531840}}
+    data = record(kind, **fields)
+
+    assert kind_of(data) == kind
+    assert device_of(data) == (None if kind is EventKind.CONFIG else ("wg7", 4026531840))
+    assert device_of(data[:39]) is None
+    assert (kind_of(data[:15]), device_of(b"")) == (0, None)

@@ -10,7 +10,7 @@ import pytest
 
 from wgtrace.errors import StateError, UnsupportedError
 from wgtrace.state import snapshot
-from wgtrace.state.clock import boottime_ns, clock_offset_ns
+from wgtrace.state.clock import anchor, boottime_ns, clock_offset_ns
 from wgtrace.state.snapshot import Followed, take
 from wgtrace.state.types import Device, Namespace
 
@@ -130,3 +130,17 @@ def test_one_that_is_moved_away_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> 
     assert said == [told]
     host.found[1], host.found[4] = host.found[4], []
     assert followed.take().unreadable == ()
+
+
+def test_an_anchor_holds_the_clocks_of_one_moment() -> None:
+    """Each clock is what it is when it is read for itself before and after."""
+    clocks = (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC_RAW, time.CLOCK_REALTIME)
+    before = [time.clock_gettime_ns(clock) for clock in clocks]
+    now = anchor()
+    after = [time.clock_gettime_ns(clock) for clock in clocks]
+
+    read = [now.monotonic_ns, now.boottime_ns, now.raw_ns, now.realtime_ns]
+    assert all(a <= ns <= b for a, ns, b in zip(before, read, after, strict=True))
+    assert 0 <= now.within_ns <= after[1] - before[1]
+    assert now.max_error_us >= 0
+    assert abs(now.frequency_ppm) <= 500  # the kernel's limit
