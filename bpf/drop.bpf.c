@@ -17,6 +17,18 @@ struct purge {
 
 BPF_TABLE("lru_hash", u64, struct purge, purges, 1024);
 
+/*
+ * skb -> what was found of the packet before it in the same bundle. Packets are
+ * encrypted, queued and freed in bundles, and only the first one says whose it is.
+ */
+struct bundle {
+	struct wg_peer *peer;
+	u32 reason;
+	u32 receiver_index;
+};
+
+BPF_TABLE("lru_hash", u64, struct bundle, bundles, 1024);
+
 /* Packets that the first program of a tracepoint has taken, for the second: the last, and the one before. */
 struct taken {
 	struct sk_buff *skb[2];
@@ -81,6 +93,38 @@ static __always_inline u32 site_of(u64 address)
 	return WGT_SITE_NONE;
 }
 
+#define WGT_STACK_DEPTH 16
+#define WGT_MAX_PIECES	32
+
+/*
+ * Who called kfree_skb_list(), where the tracepoint tells that function itself as the
+ * place: Linux 6.1 does, later ones tell its caller. Unwinding the stack is dear: it is
+ * done only for a packet that is WireGuard's by its interface, or that has none and is
+ * freed by a worker of a peer.
+ */
+static __always_inline u64 caller_of_list_free(void *ctx, struct sk_buff *skb, u64 location)
+{
+	u32 slot = 0;
+	struct wgt_sites *known = sites.lookup(&slot);
+	u64 frames[WGT_STACK_DEPTH] = {};
+	struct net_device *dev;
+	bool inside = false;
+
+	if (!known || location < known->list_start || location >= known->list_end)
+		return location;
+	dev = READ(skb->dev);
+	if (dev ? !device_of(dev) : !peer_of_worker())
+		return location;
+	bpf_get_stack(ctx, frames, sizeof(frames), 0);
+	for (int i = 0; i < WGT_STACK_DEPTH; i++) {
+		if (frames[i] >= known->list_start && frames[i] < known->list_end)
+			inside = true;
+		else if (inside)
+			return frames[i];
+	}
+	return location;
+}
+
 /* A plain packet on its way out: the interface, the flow, and who has the destination. */
 static __always_inline void outgoing(struct drop *drop, struct skb_view *view)
 {
@@ -117,6 +161,81 @@ static __always_inline u16 refused_by_xmit(struct drop *drop, struct sk_buff *sk
 	if (family != AF_INET && family != AF_INET6)
 		return WGT_NO_ENDPOINT;
 	return skb_is_gso(skb) ? WGT_GSO_SEGMENT_FAILED : WGT_SKB_CLONE_NOMEM;
+}
+
+/* The bundle that `skb` is in, and with it the packet behind it. */
+static __always_inline void bundle_of(struct bundle *bundle, struct sk_buff *skb, struct wg_peer *peer,
+				      u32 reason)
+{
+	struct packet_cb *cb = (void *)skb->cb;
+	struct noise_keypair *keypair = READ(cb->keypair);
+	u64 key = (u64)skb;
+	struct bundle *before;
+
+	if (is_peer(peer) && READ(keypair->entry.peer) == peer) {
+		bundle->peer = peer;
+		bundle->reason = reason;
+		bundle->receiver_index = READ(keypair->remote_index);
+	} else {
+		before = bundles.lookup(&key);
+		if (before)
+			*bundle = *before;
+	}
+	key = (u64)READ(skb->next);
+	if (key)
+		bundles.update(&key, bundle);
+}
+
+/*
+ * Whether encrypt_packet() has had the first packet of a bundle, which is dead. It
+ * clears skb->dev of what it encrypts. What it fails at shows by what it does before:
+ * it gives each packet a hash, and a checksum to one of our own that has none yet.
+ */
+static __always_inline bool was_in_encryption(struct sk_buff *skb, struct skb_view *view)
+{
+	u8 flags = read_u8((u8 *)&skb->__pkt_type_offset);
+
+	if (!view->dev)
+		return true;
+	return READ(skb->hash) && !READ(skb->skb_iif) && !(flags & 0x60); /* ip_summed == CHECKSUM_NONE */
+}
+
+/* wg_packet_create_data() frees a bundle: its peer is gone, or has too much queued. */
+static __always_inline void drop_in_send_staged(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+{
+	struct packet_cb *cb = (void *)skb->cb;
+	struct noise_keypair *keypair = READ(cb->keypair);
+	struct wg_peer *peer = READ(keypair->entry.peer);
+	struct bundle bundle = {};
+
+	drop->wg = device_of(view->dev);
+	bundle_of(&bundle, skb, peer,
+		  is_peer(peer) && !READ(peer->is_dead) ? WGT_TX_QUEUE_FULL : WGT_PEER_DEAD_TX);
+	drop->peer = bundle.peer;
+	drop->reason = bundle.reason;
+	drop->receiver_index = bundle.receiver_index;
+	drop->nonce = READ(cb->nonce);
+	if (drop->reason == WGT_TX_QUEUE_FULL)
+		drop->queue_len = READ(drop->peer->tx_queue.count.counter);
+	drop->inner = view->len ? view->network : NULL; /* else a keepalive */
+}
+
+/* wg_packet_tx_worker() frees a bundle that is marked dead. */
+static __always_inline void drop_in_tx_worker(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
+{
+	struct packet_cb *cb = (void *)skb->cb;
+	struct bundle bundle = {};
+
+	drop->peer = peer_of_worker();
+	drop->wg = peer_device(drop->peer);
+	bundle_of(&bundle, skb, drop->peer,
+		  was_in_encryption(skb, view) ? WGT_ENCRYPT_FAILED : WGT_ENCRYPT_QUEUE_FULL);
+	drop->reason = bundle.reason;
+	drop->receiver_index = bundle.receiver_index;
+	drop->nonce = READ(cb->nonce);
+	if (drop->reason == WGT_ENCRYPT_QUEUE_FULL && drop->wg)
+		drop->queue_len = READ(drop->wg->encrypt_queue.ring.size); /* so many: it was full */
+	drop->inner = view->dev && view->len ? view->network : NULL; /* else encrypted, or a keepalive */
 }
 
 /* send4() or send6() did not get the packet out. Handshake messages tell their errno: handshake.bpf.c. */
@@ -229,8 +348,29 @@ static __always_inline const u8 *outer_before(const u8 *message, const u8 *head)
 	return NULL;
 }
 
+/*
+ * Whether skb_cow_data() failed, or left more pieces than decrypt_packet() takes:
+ * where it succeeds, no piece is shared or has pages of its own.
+ */
+static __always_inline bool is_not_writable(struct sk_buff *skb)
+{
+	struct skb_shared_info *info = skb_info(skb);
+	u32 most = sizeof(info->frags) / sizeof(info->frags[0]) + 8; /* ARRAY_SIZE(sg) */
+	struct sk_buff *piece = READ(info->frag_list);
+
+	for (u32 pieces = 1; pieces <= WGT_MAX_PIECES; pieces++) {
+		if (pieces > most || READ(info->nr_frags) || (READ(info->dataref.counter) & 0xffff) > 1)
+			return true;
+		if (!piece)
+			return false;
+		info = skb_info(piece);
+		piece = READ(piece->next);
+	}
+	return true;
+}
+
 /* decrypt_packet() said no, or never ran. */
-static __always_inline void dead_packet(struct drop *drop, struct skb_view *view)
+static __always_inline void dead_packet(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
 {
 	u64 birthdate = READ(drop->keypair->receiving.birthdate);
 
@@ -238,13 +378,20 @@ static __always_inline void dead_packet(struct drop *drop, struct skb_view *view
 	/* it steps over the message header once the keypair was found good */
 	if (view->data >= view->transport + UDP_HEADER_LEN + MESSAGE_DATA_HEADER_LEN) {
 		drop->message = view->data - MESSAGE_DATA_HEADER_LEN;
-		drop->reason = WGT_DECRYPT_FAILED;
+		drop->reason = is_not_writable(skb) ? WGT_DECRYPT_NOMEM : WGT_DECRYPT_FAILED;
+		return;
+	}
+	/* and back to the IP header when all but cutting off the tag is done */
+	if (view->data < view->transport) {
+		drop->message = view->transport + UDP_HEADER_LEN;
+		drop->reason = WGT_DECRYPT_NOMEM;
 		return;
 	}
 	drop->message = view->data;
-	if (READ(drop->keypair->receiving.is_valid))
+	if (READ(drop->keypair->receiving.is_valid)) {
 		drop->reason = WGT_DECRYPT_QUEUE_FULL;
-	else if (bpf_ktime_get_boot_ns() - birthdate >= REJECT_AFTER_NS)
+		drop->queue_len = READ(drop->wg->decrypt_queue.ring.size); /* so many: it was full */
+	} else if (bpf_ktime_get_boot_ns() - birthdate >= REJECT_AFTER_NS)
 		drop->reason = WGT_KEYPAIR_EXPIRED;
 	else if (READ(drop->keypair->receiving_counter.counter) >= REJECT_AFTER_MESSAGES)
 		drop->reason = WGT_NONCE_LIMIT_RX;
@@ -321,7 +468,7 @@ static __always_inline void drop_in_rx_poll(struct drop *drop, struct sk_buff *s
 	if (!drop->wg)
 		return;
 	if (state != 1) { /* PACKET_STATE_CRYPTED */
-		dead_packet(drop, view);
+		dead_packet(drop, skb, view);
 		return;
 	}
 	drop->message = view->data - MESSAGE_DATA_HEADER_LEN;
@@ -332,11 +479,12 @@ static __always_inline void drop_in_rx_poll(struct drop *drop, struct sk_buff *s
 }
 
 /* skb:kfree_skb: a packet that WireGuard drops on the way out, or in wg_receive(). */
-static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason,
+static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason, void *ctx,
 					    bool is_second)
 {
-	u32 site = site_of(location);
-	struct drop drop = {.location = location, .kernel_reason = kernel_reason};
+	u64 place = caller_of_list_free(ctx, skb, location);
+	u32 site = site_of(place);
+	struct drop drop = {.location = place, .kernel_reason = kernel_reason};
 	struct skb_view view = {};
 
 	if (site == WGT_SITE_NONE || is_taken(skb, BY_KFREE_SKB, is_second))
@@ -344,26 +492,24 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 	skb_view_init(&view, skb);
 	drop.end = view.tail;
 	drop.len = view.len;
-	if (site == WGT_SITE_XMIT || site == WGT_SITE_SEND_STAGED) {
+	if (site == WGT_SITE_XMIT) {
 		outgoing(&drop, &view);
-		if (site == WGT_SITE_XMIT)
-			drop.reason = refused_by_xmit(&drop, skb, &view);
-		else if (is_peer(drop.peer) && !READ(drop.peer->is_dead))
-			drop.reason = WGT_TX_QUEUE_FULL;
-		else
-			drop.reason = WGT_PEER_DEAD_TX;
+		drop.reason = refused_by_xmit(&drop, skb, &view);
+	} else if (site == WGT_SITE_SEND_STAGED) {
+		drop_in_send_staged(&drop, skb, &view);
 	} else if (site == WGT_SITE_TX_WORKER) {
-		drop.peer = peer_of_worker();
-		drop.wg = peer_device(drop.peer);
-		/* wg_reset_packet() clears skb->dev after each good encryption */
-		drop.reason = view.dev ? WGT_ENCRYPT_QUEUE_FULL : WGT_ENCRYPT_FAILED;
-		drop.inner = view.dev ? view.network : NULL;
+		drop_in_tx_worker(&drop, skb, &view);
 	} else if (site == WGT_SITE_SEND) {
 		drop_in_send(&drop, &view);
-	} else if (site == WGT_SITE_RECEIVE) {
-		drop.reason = WGT_SOCK_USER_DATA_NULL;
-		drop.outer = view.network;
+	} else if (site == WGT_SITE_RECEIVE || site == WGT_SITE_STOP) {
 		drop.wg = device_by_port(view.dev, swap16(READ(((struct udphdr *)view.transport)->dest)));
+		drop.outer = view.network;
+		drop.reason = WGT_SOCK_USER_DATA_NULL;
+		if (site == WGT_SITE_STOP) {
+			drop.reason = WGT_HANDSHAKE_PURGED_IFDOWN;
+			drop.message = view.data;
+			drop.message_type = read_u32(view.data);
+		}
 	} else if (site == WGT_SITE_PURGE) {
 		u64 id = current_frame();
 		struct purge *purge = purges.lookup(&id);

@@ -53,6 +53,7 @@ enum wgt_reason {
 	WGT_NO_ROUTE_TO_ENDPOINT = 15,
 	WGT_ENDPOINT_AF_INVALID = 16,
 	WGT_HANDSHAKE_TX_NOMEM = 17,
+	WGT_KEEPALIVE_NOMEM = 18,
 
 	WGT_SOCK_USER_DATA_NULL = 32,
 	WGT_BAD_HEADER = 33,
@@ -95,6 +96,9 @@ enum wgt_reason {
 	WGT_COOKIE_UNKNOWN_INDEX = 84,
 	WGT_COOKIE_UNSOLICITED = 85,
 	WGT_COOKIE_DECRYPT_FAILED = 86,
+	WGT_RESP_DH_FAILED = 87,
+	WGT_INIT_CREATE_FAILED = 88,
+	WGT_HANDSHAKE_PURGED_IFDOWN = 89,
 
 	WGT_REASONS = 96, /* size of per-reason arrays, not a reason */
 };
@@ -116,9 +120,17 @@ enum wgt_sub_reason {
 	/* src_not_allowed: who has the source address in its AllowedIPs */
 	WGT_SUB_OWNED_BY_NOBODY = 32,
 	WGT_SUB_OWNED_BY_OTHER_PEER = 33,
+	/* staged_wait: what is wrong with the session's key */
+	WGT_SUB_KEY_ABSENT = 48,
+	WGT_SUB_KEY_INVALIDATED = 49,
+	WGT_SUB_KEYPAIR_EXPIRED = 50,
+	WGT_SUB_NONCE_EXHAUSTED = 51,
 };
 
-/* What a handshake did, when it was not refused. */
+/*
+ * What a handshake did, when it was not refused. The last three are no steps but
+ * why one is waited for: they are only counted, as one comes with every packet.
+ */
 enum wgt_handshake_code {
 	WGT_INIT_SENT = 1,
 	WGT_RETRY = 2,
@@ -127,6 +139,10 @@ enum wgt_handshake_code {
 	WGT_RESPONSE_SENT = 5,
 	WGT_RESPONSE_ACCEPTED = 6,
 	WGT_HANDSHAKE_COMPLETE = 7,
+	WGT_COOKIE_RECEIVED = 8,
+	WGT_INIT_SUPPRESSED_5S = 9,
+	WGT_INIT_PEER_DEAD = 10,
+	WGT_STAGED_WAIT = 11,
 };
 
 struct wgt_event_header {
@@ -345,6 +361,8 @@ struct wgt_sites {
 	__u64 start; /* of all the ranges together */
 	__u64 end;
 	struct wgt_site_range range[WGT_MAX_SITES]; /* the unused ones are 0 */
+	__u64 list_start; /* of kfree_skb_list(), which frees for WireGuard and for others */
+	__u64 list_end;
 };
 
 _Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader and WGT_ABI");
@@ -365,4 +383,4 @@ _Static_assert(sizeof(struct wgt_flow_term) == 40, "also change FlowTermWire and
 _Static_assert(sizeof(struct wgt_filter) == 432, "also change FilterWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_public_key) == 32, "also change PublicKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_site_range) == 24, "also change SiteRangeWire and WGT_ABI");
-_Static_assert(sizeof(struct wgt_sites) == 976, "also change SitesWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_sites) == 992, "also change SitesWire and WGT_ABI");

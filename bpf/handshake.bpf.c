@@ -36,17 +36,32 @@ struct handshake_frame {
 	u8 aead_ok; /* of the last call */
 	u8 has_timestamp;
 	u8 known_index;
-	u8 bad_state;
 	u8 response_failed; /* no response made, or no session */
-	u8 pad;
+	u8 pad[2];
 	u8 public_key[WGT_KEY_LEN];
 	struct tai64n timestamp;
 	struct tai64n latest_timestamp;
 };
 
 BPF_TABLE("lru_hash", u64, struct handshake_frame, receiving, 1024);
-/* The peer that a kworker sends a handshake message to. */
-BPF_TABLE("lru_hash", u64, struct wg_peer *, sending, 1024);
+
+/* What a kworker sends, and whether it got as far as to make it. */
+struct sent_handshake {
+	struct wg_peer *peer;
+	u32 is_made;
+	u32 pad;
+};
+
+BPF_TABLE("lru_hash", u64, struct sent_handshake, sending, 1024);
+
+/* A keepalive about to be made: what sending it would change. */
+struct keepalive {
+	struct wg_peer *peer;
+	struct noise_keypair *keypair;
+	u64 sent;
+};
+
+BPF_TABLE("lru_hash", u64, struct keepalive, keepalives, 1024);
 
 static __always_inline struct handshake_frame *receiving_frame(void)
 {
@@ -123,22 +138,49 @@ static __always_inline int handle_consume_response(void)
 {
 	struct handshake_frame *frame = receiving_frame();
 	struct index_hashtable_entry *entry;
-	struct noise_handshake *handshake;
 	struct wg_peer *peer;
 
 	if (!frame)
 		return 0;
 	frame->consumed = 1;
-	entry = index_lookup(frame->wg, frame->receiver_index, 1); /* INDEX_HASHTABLE_HANDSHAKE */
+	entry = index_lookup(frame->wg, frame->receiver_index, INDEX_HASHTABLE_HANDSHAKE);
 	if (!entry)
 		return 0;
 	peer = READ(entry->peer);
 	if (!is_peer(peer))
 		return 0;
-	handshake = container_of(entry, struct noise_handshake, entry);
 	frame->known_index = 1;
 	frame->peer = peer;
-	frame->bad_state = READ(handshake->state) != 1; /* HANDSHAKE_CREATED_INITIATION */
+	return 0;
+}
+
+/* wg_cookie_message_consume(message, wg): does the cookie come from a peer that we spoke to? */
+static __always_inline int handle_cookie_consume(void)
+{
+	struct handshake_frame *frame = receiving_frame();
+	struct index_hashtable_entry *entry;
+
+	if (!frame)
+		return 0;
+	frame->consumed = 1;
+	entry = index_lookup(frame->wg, frame->receiver_index,
+			     INDEX_HASHTABLE_HANDSHAKE | INDEX_HASHTABLE_KEYPAIR);
+	if (entry) {
+		frame->known_index = 1;
+		frame->peer = READ(entry->peer);
+	}
+	return 0;
+}
+
+/* xchacha20poly1305_decrypt(), which is for cookies only. */
+static __always_inline int handle_cookie_aead_return(u64 ok)
+{
+	struct handshake_frame *frame = receiving_frame();
+
+	if (frame) {
+		frame->aead_calls++;
+		frame->aead_ok = ok & 1;
+	}
 	return 0;
 }
 
@@ -249,14 +291,23 @@ static __always_inline u16 refused_response(struct handshake_frame *frame)
 		return WGT_RESP_UNKNOWN_INDEX;
 	if (frame->aead_calls)
 		return frame->aead_ok ? WGT_RESP_SUPERSEDED : WGT_RESP_DECRYPT_FAILED;
-	return frame->bad_state ? WGT_RESP_BAD_STATE : WGT_RESP_SUPERSEDED;
+	return frame->dh_failed ? WGT_RESP_DH_FAILED : WGT_RESP_BAD_STATE;
+}
+
+static __always_inline u16 refused_cookie(struct handshake_frame *frame)
+{
+	if (!frame->known_index)
+		return WGT_COOKIE_UNKNOWN_INDEX;
+	if (!frame->aead_calls)
+		return WGT_COOKIE_UNSOLICITED;
+	return frame->aead_ok ? 0 : WGT_COOKIE_DECRYPT_FAILED;
 }
 
 /* Why the message was refused, 0 if it was not. */
 static __always_inline u16 handshake_verdict(struct handshake_frame *frame)
 {
 	if (frame->type == MESSAGE_COOKIE)
-		return 0;
+		return frame->consumed ? refused_cookie(frame) : 0;
 	if (frame->mac_state == 0) /* INVALID_MAC, also without any key of ours */
 		return READ(frame->wg->static_identity.has_identity) ? WGT_INVALID_MAC1 : WGT_NO_PRIVATE_KEY;
 	if (frame->mac_state == 2) /* VALID_MAC_WITH_COOKIE_BUT_RATELIMITED */
@@ -286,7 +337,9 @@ static __always_inline int handle_receive_handshake_return(void)
 	}
 	drop.reason = handshake_verdict(frame);
 	if (!drop.reason) {
-		if (frame->accepted)
+		if (frame->type == MESSAGE_COOKIE)
+			emit_handshake(frame->peer, WGT_COOKIE_RECEIVED, 0, frame->receiver_index, 0);
+		else if (frame->accepted)
 			emit_handshake(frame->peer,
 				       frame->type == MESSAGE_INITIATION ? WGT_INIT_ACCEPTED
 									 : WGT_RESPONSE_ACCEPTED,
@@ -318,8 +371,40 @@ out:
 static __always_inline int handle_send_handshake(struct wg_peer *peer)
 {
 	u64 id = bpf_get_current_pid_tgid();
+	struct sent_handshake sent = {.peer = peer};
 
-	sending.update(&id, &peer);
+	sending.update(&id, &sent);
+	return 0;
+}
+
+/* wg_noise_handshake_create_initiation() */
+static __always_inline int handle_create_initiation_return(u64 ok)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct sent_handshake *sent = sending.lookup(&id);
+	struct drop drop = {.reason = WGT_INIT_CREATE_FAILED, .message_type = MESSAGE_INITIATION};
+
+	if (!sent)
+		return 0;
+	sent->is_made = 1;
+	if (ok & 1)
+		return 0;
+	drop.peer = sent->peer;
+	drop.wg = peer_device(sent->peer);
+	drop_emit(&drop);
+	return 0;
+}
+
+/* wg_packet_send_handshake_initiation(): another one, or a response, was sent in the last five seconds. */
+static __always_inline int handle_send_initiation_return(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct sent_handshake *sent = sending.lookup(&id);
+	struct wgt_device device = {};
+
+	if (sent && !sent->is_made)
+		count_handshake(sent->peer, &device, WGT_INIT_SUPPRESSED_5S, WGT_SUB_NONE);
+	sending.delete(&id);
 	return 0;
 }
 
@@ -335,19 +420,19 @@ static __always_inline int handle_send_handshake_return(void)
 static __always_inline int handle_send_buffer_return(s32 err)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct wg_peer **peer = sending.lookup(&id);
+	struct sent_handshake *sent = sending.lookup(&id);
 	struct handshake_frame *frame = receiving_frame();
 	struct drop drop = {};
 
-	if (!peer)
+	if (!sent)
 		return 0;
 	if (!err) {
-		emit_handshake(*peer, frame ? WGT_RESPONSE_SENT : WGT_INIT_SENT,
-			       READ((*peer)->handshake.entry.index), 0, 0);
+		emit_handshake(sent->peer, frame ? WGT_RESPONSE_SENT : WGT_INIT_SENT,
+			       READ(sent->peer->handshake.entry.index), 0, 0);
 		return 0;
 	}
-	drop.peer = *peer;
-	drop.wg = peer_device(*peer);
+	drop.peer = sent->peer;
+	drop.wg = peer_device(sent->peer);
 	drop.err = err;
 	drop.message_type = frame ? MESSAGE_RESPONSE : MESSAGE_INITIATION;
 	if (err == -12) /* -ENOMEM */
@@ -359,6 +444,83 @@ static __always_inline int handle_send_buffer_return(s32 err)
 	else
 		drop.reason = WGT_NO_ROUTE_TO_ENDPOINT;
 	drop_emit(&drop);
+	return 0;
+}
+
+/* What keeps the packets of `peer` waiting: enum wgt_sub_reason, 0 if its key is good. */
+static __always_inline u8 bad_key(struct wg_peer *peer)
+{
+	struct noise_keypair *keypair = READ(peer->keypairs.current_keypair);
+
+	if (!keypair)
+		return WGT_SUB_KEY_ABSENT;
+	if (READ(keypair->sending.is_valid))
+		return WGT_SUB_NONE;
+	if (bpf_ktime_get_boot_ns() - READ(keypair->sending.birthdate) >= REJECT_AFTER_NS)
+		return WGT_SUB_KEYPAIR_EXPIRED;
+	if ((u64)READ(keypair->sending_counter.counter) > REJECT_AFTER_MESSAGES)
+		return WGT_SUB_NONCE_EXHAUSTED;
+	return WGT_SUB_KEY_INVALIDATED;
+}
+
+/*
+ * wg_packet_send_queued_handshake_initiation(peer, is_retry): a handshake is wanted,
+ * by wg_packet_send_staged_packets() for each packet that finds no key to go with.
+ * Counted and not shown: it is how every session begins.
+ */
+static __always_inline int handle_queued_initiation(struct wg_peer *peer, u64 is_retry)
+{
+	struct wgt_device device = {};
+	u64 last;
+	u8 why;
+
+	if (!is_peer(peer))
+		return 0;
+	why = is_retry & 1 ? WGT_SUB_NONE : bad_key(peer);
+	if (why && READ(peer->staged_packet_queue.qlen))
+		count_handshake(peer, &device, WGT_STAGED_WAIT, why);
+	last = READ(peer->last_sent_handshake.counter);
+	if (bpf_ktime_get_boot_ns() - last < REKEY_TIMEOUT_NS)
+		count_handshake(peer, &device, WGT_INIT_SUPPRESSED_5S, WGT_SUB_NONE);
+	else if (READ(peer->is_dead))
+		count_handshake(peer, &device, WGT_INIT_PEER_DEAD, WGT_SUB_NONE);
+	return 0;
+}
+
+/*
+ * wg_packet_send_keepalive(peer) makes a packet only where none waits, and tells
+ * nobody if it cannot. Else it is sent, which counts the key up, or waits for a key.
+ */
+static __always_inline int handle_keepalive(struct wg_peer *peer)
+{
+	u64 id = current_frame();
+	struct keepalive keepalive = {.peer = peer};
+
+	if (!is_peer(peer) || READ(peer->staged_packet_queue.qlen)) {
+		keepalives.delete(&id);
+		return 0;
+	}
+	keepalive.keypair = READ(peer->keypairs.current_keypair);
+	keepalive.sent = READ(keepalive.keypair->sending_counter.counter);
+	keepalives.update(&id, &keepalive);
+	return 0;
+}
+
+static __always_inline int handle_keepalive_return(void)
+{
+	u64 id = current_frame();
+	struct keepalive *keepalive = keepalives.lookup(&id);
+	struct drop drop = {.reason = WGT_KEEPALIVE_NOMEM, .message_type = MESSAGE_DATA, .err = -12};
+
+	if (!keepalive)
+		return 0;
+	drop.peer = keepalive->peer;
+	drop.wg = peer_device(keepalive->peer);
+	if (drop.wg && !READ(drop.peer->staged_packet_queue.qlen) &&
+	    READ(drop.peer->keypairs.current_keypair) == keepalive->keypair &&
+	    READ(keepalive->keypair->sending_counter.counter) == keepalive->sent)
+		drop_emit(&drop);
+	keepalives.delete(&id);
 	return 0;
 }
 

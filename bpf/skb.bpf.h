@@ -49,11 +49,15 @@ static __always_inline void skb_view_init(struct skb_view *view, struct sk_buff 
 	view->len = READ(skb->len);
 }
 
+/* skb_shinfo() */
+static __always_inline struct skb_shared_info *skb_info(struct sk_buff *skb)
+{
+	return (void *)(READ(skb->head) + READ(skb->end));
+}
+
 static __always_inline bool skb_is_gso(struct sk_buff *skb)
 {
-	struct skb_shared_info *info = (void *)(READ(skb->head) + READ(skb->end));
-
-	return READ(info->gso_size) != 0;
+	return READ(skb_info(skb)->gso_size) != 0;
 }
 
 static __always_inline u8 read_u8(const u8 *at)

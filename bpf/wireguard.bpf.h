@@ -25,9 +25,13 @@
 #define UDP_HEADER_LEN		8
 
 #define MAX_TIMER_HANDSHAKES  18 /* messages.h: 90 / REKEY_TIMEOUT */
+#define REKEY_TIMEOUT_NS      (5 * NSEC_PER_SEC)
 #define REJECT_AFTER_NS	      (180 * NSEC_PER_SEC)
 #define COUNTER_WINDOW_SIZE   8128 /* messages.h: COUNTER_BITS_TOTAL - COUNTER_REDUNDANT_BITS */
 #define REJECT_AFTER_MESSAGES (~0ULL - COUNTER_WINDOW_SIZE - 1)
+
+#define INDEX_HASHTABLE_HANDSHAKE 1
+#define INDEX_HASHTABLE_KEYPAIR	  2
 
 #ifndef WGT_MAX_DEVICES
 #define WGT_MAX_DEVICES 256
@@ -204,10 +208,11 @@ static __always_inline struct wg_peer *peer_of_worker(void)
 }
 
 /*
- * The entry of `index` in the table that wg_index_hashtable_lookup() searches;
+ * The entry of `index` in the table that wg_index_hashtable_lookup() searches, if
+ * it is of one of `types` (INDEX_HASHTABLE_HANDSHAKE, INDEX_HASHTABLE_KEYPAIR);
  * that function itself runs for every good data packet and is left alone.
  */
-static __always_inline struct index_hashtable_entry *index_lookup(struct wg_device *wg, u32 index, u32 type)
+static __always_inline struct index_hashtable_entry *index_lookup(struct wg_device *wg, u32 index, u32 types)
 {
 	struct index_hashtable *table = READ(wg->index_hashtable);
 	u64 buckets = sizeof(table->hashtable) / sizeof(table->hashtable[0]);
@@ -218,7 +223,7 @@ static __always_inline struct index_hashtable_entry *index_lookup(struct wg_devi
 			container_of(node, struct index_hashtable_entry, index_hash);
 
 		if (READ(entry->index) == index)
-			return READ(entry->type) == type ? entry : NULL;
+			return READ(entry->type) & types ? entry : NULL;
 		node = READ(node->next);
 	}
 	return NULL;
@@ -235,6 +240,7 @@ struct drop {
 	const u8 *end;	   /* end of the skb's linear data */
 	const u8 *message; /* WireGuard's message header */
 	u64 location;
+	u64 nonce;
 	u32 kernel_reason;
 	s32 err;
 	u32 queue_len;
@@ -242,7 +248,9 @@ struct drop {
 	u8 sub_reason;
 	u8 message_type;
 	u32 payload_len;
+	u32 receiver_index;
 	u32 len; /* skb->len */
+	u32 pad;
 };
 
 /* What leaves the kernel: the event, and with -w room for the packet's first bytes. */
@@ -391,6 +399,8 @@ static __always_inline struct wgt_drop_event *drop_begin(struct drop *drop)
 	e->sub_reason = drop->sub_reason;
 	e->message_type = drop->message_type;
 	e->payload_len = drop->payload_len;
+	e->nonce = drop->nonce;
+	e->receiver_index = drop->receiver_index;
 	if (drop->message) {
 		if (drop->message_type == MESSAGE_DATA) {
 			e->receiver_index = read_u32(drop->message + 4);
@@ -426,25 +436,35 @@ static __always_inline void drop_emit(struct drop *drop)
 		events.ringbuf_submit(e, 0);
 }
 
-static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 sender_index,
-					   u32 receiver_index, u32 attempt)
+/* Counts what a handshake of `peer` did; whether the user asked for its interface. */
+static __always_inline bool count_handshake(struct wg_peer *peer, struct wgt_device *device, u16 code,
+					    u8 sub_reason)
 {
 	struct wgt_total_key key = {};
-	struct wgt_device device = {};
-	struct wgt_handshake_event *e;
 
-	read_device(&device, peer_device(peer));
-	if (!is_traced(&device) || !is_peer(peer))
-		return;
+	read_device(device, peer_device(peer));
+	if (!is_traced(device) || !is_peer(peer))
+		return false;
 
-	__builtin_memcpy(key.ifname, device.ifname, sizeof(key.ifname));
-	key.netns = device.netns;
+	__builtin_memcpy(key.ifname, device->ifname, sizeof(key.ifname));
+	key.netns = device->netns;
 	key.kind = WGT_EVENT_HANDSHAKE;
 	key.code = code;
+	key.sub_reason = sub_reason;
 	key.peer_known = 1;
 	bpf_probe_read_kernel(key.public_key, sizeof(key.public_key), peer->handshake.remote_static);
 	count_total(&key);
+	return true;
+}
 
+static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 sender_index,
+					   u32 receiver_index, u32 attempt)
+{
+	struct wgt_device device = {};
+	struct wgt_handshake_event *e;
+
+	if (!count_handshake(peer, &device, code, WGT_SUB_NONE))
+		return;
 	e = events.ringbuf_reserve(sizeof(struct wgt_handshake_event));
 	if (!e) {
 		count_loss(WGT_LOST_EVENTS);

@@ -166,6 +166,12 @@ def _old_initiation(event: DropEvent, device: Device | None) -> str | None:
     return f"sent at {sent}, last accepted {latest}"
 
 
+def _no_initiation(event: DropEvent, device: Device | None) -> str | None:
+    if device is not None and device.public_key is None:
+        return f"no initiation to {_peer(event, device)}: {_ifname(event)} has no private key"
+    return f"no initiation to {_peer(event, device)} could be made"
+
+
 def _unknown_initiation(event: DropEvent, device: Device | None) -> str | None:
     if not event.receiver_index:
         return None
@@ -181,6 +187,7 @@ _SENTENCES: Final[dict[Reason, _Sentence]] = {
     Reason.STAGED_PURGED_IFDOWN: _about_peer("{ifname} went down while it waited for {peer}"),
     Reason.STAGED_PURGED_PEER_REMOVED: _about_peer("{peer} was removed while it waited"),
     Reason.PEER_DEAD_TX: _about_peer("{peer} was removed just now"),
+    Reason.KEEPALIVE_NOMEM: _about_peer("no memory for a keepalive to {peer}"),
     Reason.TX_QUEUE_FULL: _about_peer("1024 packets for {peer} already wait to be sent"),
     Reason.UDP_SOCK_NULL: _no_socket,
     Reason.NO_ROUTE_TO_ENDPOINT: _send_failed,
@@ -206,6 +213,8 @@ _SENTENCES: Final[dict[Reason, _Sentence]] = {
     Reason.RESP_DECRYPT_FAILED: _about_peer(
         "the response of {peer} does not authenticate: another preshared key"
     ),
+    Reason.RESP_DH_FAILED: _about_peer("the ephemeral key in the response of {peer} is invalid"),
+    Reason.INIT_CREATE_FAILED: _no_initiation,
     Reason.RESPONSE_NOT_SENT: _about_peer("no response to {peer} could be made"),
     Reason.SESSION_NOT_STARTED: _about_peer("no session with {peer} could be made from a good response"),
 }

@@ -391,6 +391,9 @@ class DropsRun:
             incomplete_because=because,
             peer_names=dict(self._names),
             interim=interim,
+            handshakes=tuple(
+                t for t in handshakes if not self._wanted.peers or t.public_key in self._wanted.peers
+            ),
         )
         for sink in self._sinks:
             sink.summary(summary)

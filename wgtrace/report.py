@@ -9,7 +9,7 @@ from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.events.reasons import Reason, SubReason
-from wgtrace.events.types import DropEvent, DropTotal, Losses
+from wgtrace.events.types import DropEvent, DropTotal, HandshakeTotal, Losses
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
 
@@ -79,6 +79,7 @@ class Summary:
     Attributes:
         complete: True only if nothing was lost and no probe was missing.
         incomplete_because: One sentence for each thing that was not seen.
+        handshakes: What handshakes did, and why packets wait for one.
     """
 
     ts_unix_ns: int
@@ -91,6 +92,7 @@ class Summary:
     incomplete_because: tuple[str, ...] = ()
     peer_names: dict[str, str] | None = None
     interim: bool = False
+    handshakes: tuple[HandshakeTotal, ...] = ()
 
 
 class Verdict(enum.Enum):

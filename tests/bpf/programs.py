@@ -53,7 +53,7 @@ def functions_of(program: Program, kernel: Kernel) -> set[str]:
 def is_raw_tracepoint(program: Program, kernel: Kernel) -> bool:
     """Whether a program is one, and not the kprobe that stands in for it."""
     parameters = kernel.vmlinux.tracepoint_parameters(program.target)
-    return program.probe.point is Point.TRACEPOINT and len(parameters or ()) >= len(program.probe.args)
+    return program.probe.point is Point.TRACEPOINT and len(parameters or ()) >= len(program.probe.values)
 
 
 @contextmanager

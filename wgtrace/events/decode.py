@@ -260,6 +260,7 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
             return DropTotal(ifname, wire.netns, reason, sub_reason, public_key, count, bool(wire.matched))
         if EventKind(wire.kind) is not EventKind.HANDSHAKE:
             raise ValueError(f"there are no totals of kind {wire.kind}")
-        return HandshakeTotal(ifname, wire.netns, HandshakeCode(wire.code), public_key, count)
+        code, sub_reason = HandshakeCode(wire.code), SubReason(wire.sub_reason)
+        return HandshakeTotal(ifname, wire.netns, code, public_key, count, sub_reason)
     except (ValueError, struct.error) as exc:
         raise UndecodableRecordError(f"a key of {len(key)} bytes is no total", str(exc)) from exc

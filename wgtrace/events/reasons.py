@@ -39,6 +39,7 @@ class Reason(enum.IntEnum):
     NO_ROUTE_TO_ENDPOINT = 15
     ENDPOINT_AF_INVALID = 16
     HANDSHAKE_TX_NOMEM = 17
+    KEEPALIVE_NOMEM = 18
 
     SOCK_USER_DATA_NULL = 32
     BAD_HEADER = 33
@@ -81,6 +82,9 @@ class Reason(enum.IntEnum):
     COOKIE_UNKNOWN_INDEX = 84
     COOKIE_UNSOLICITED = 85
     COOKIE_DECRYPT_FAILED = 86
+    RESP_DH_FAILED = 87
+    INIT_CREATE_FAILED = 88
+    HANDSHAKE_PURGED_IFDOWN = 89
 
     @cached_property
     def id(self) -> str:
@@ -110,6 +114,10 @@ class SubReason(enum.IntEnum):
     EXHAUSTED = 18
     OWNED_BY_NOBODY = 32
     OWNED_BY_OTHER_PEER = 33
+    KEY_ABSENT = 48
+    KEY_INVALIDATED = 49
+    KEYPAIR_EXPIRED = 50
+    NONCE_EXHAUSTED = 51
 
     @cached_property
     def id(self) -> str | None:
@@ -118,7 +126,7 @@ class SubReason(enum.IntEnum):
 
 
 class HandshakeCode(enum.IntEnum):
-    """`enum wgt_handshake_code`: a step that a handshake took."""
+    """`enum wgt_handshake_code`: a step that a handshake took, or why one is waited for."""
 
     INIT_SENT = 1
     RETRY = 2
@@ -127,6 +135,10 @@ class HandshakeCode(enum.IntEnum):
     RESPONSE_SENT = 5
     RESPONSE_ACCEPTED = 6
     HANDSHAKE_COMPLETE = 7
+    COOKIE_RECEIVED = 8
+    INIT_SUPPRESSED_5S = 9
+    INIT_PEER_DEAD = 10
+    STAGED_WAIT = 11
 
     @cached_property
     def id(self) -> str:
@@ -178,6 +190,7 @@ CATALOGUE: dict[Reason, ReasonRow] = {
     Reason.NO_ROUTE_TO_ENDPOINT: ReasonRow("no route to the peer's endpoint"),
     Reason.ENDPOINT_AF_INVALID: ReasonRow("the peer's endpoint vanished while sending"),
     Reason.HANDSHAKE_TX_NOMEM: ReasonRow("no memory for a handshake message"),
+    Reason.KEEPALIVE_NOMEM: ReasonRow("no memory for a keepalive"),
     Reason.SOCK_USER_DATA_NULL: ReasonRow("the UDP socket was being closed"),
     Reason.BAD_HEADER: ReasonRow("not a WireGuard message"),
     Reason.UNKNOWN_RECEIVER_INDEX: ReasonRow("for a session that this side does not have"),
@@ -187,7 +200,7 @@ CATALOGUE: dict[Reason, ReasonRow] = {
     Reason.KEYPAIR_INVALID: ReasonRow("the session's keys are no longer valid"),
     Reason.KEYPAIR_EXPIRED: ReasonRow("the session is older than 180 seconds"),
     Reason.NONCE_LIMIT_RX: ReasonRow("the session has used up its message counter"),
-    Reason.DECRYPT_NOMEM: ReasonRow("no memory to decrypt the packet"),
+    Reason.DECRYPT_NOMEM: ReasonRow("no memory to decrypt the packet, or in too many pieces"),
     Reason.DECRYPT_FAILED: ReasonRow("changed on the way: authentication failed"),
     Reason.REPLAY_OR_OLD_COUNTER: ReasonRow("its message counter was seen before, or is too old"),
     Reason.ENDPOINT_FROM_SKB_FAILED: ReasonRow("the outer packet is neither IPv4 nor IPv6"),
@@ -224,4 +237,9 @@ CATALOGUE: dict[Reason, ReasonRow] = {
     Reason.COOKIE_UNKNOWN_INDEX: ReasonRow("a cookie for a handshake that is not ours"),
     Reason.COOKIE_UNSOLICITED: ReasonRow("a cookie that was not asked for"),
     Reason.COOKIE_DECRYPT_FAILED: ReasonRow("the cookie does not authenticate"),
+    Reason.RESP_DH_FAILED: ReasonRow("the response's ephemeral key is invalid"),
+    Reason.INIT_CREATE_FAILED: ReasonRow(
+        "no initiation could be made: no private key, or an invalid public one"
+    ),
+    Reason.HANDSHAKE_PURGED_IFDOWN: ReasonRow("waited to be looked at when the interface went down"),
 }

@@ -194,13 +194,18 @@ class DropTotal:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeTotal:
-    """One exact total from the kernel: handshake steps since the start."""
+    """One exact total from the kernel: handshake steps, or waits for one, since the start.
+
+    Attributes:
+        sub_reason: staged_wait: what is wrong with the session's key.
+    """
 
     ifname: str
     netns: int
     code: HandshakeCode
     public_key: str | None
     count: int
+    sub_reason: SubReason = SubReason.NONE
 
 
 @dataclass(frozen=True, slots=True)

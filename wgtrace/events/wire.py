@@ -361,7 +361,15 @@ class SitesWire(ctypes.Structure):
     start: int
     end: int
     range: ctypes.Array[SiteRangeWire]
-    _fields_ = [("start", c_uint64), ("end", c_uint64), ("range", SiteRangeWire * MAX_SITES)]
+    list_start: int
+    list_end: int
+    _fields_ = [
+        ("start", c_uint64),
+        ("end", c_uint64),
+        ("range", SiteRangeWire * MAX_SITES),
+        ("list_start", c_uint64),
+        ("list_end", c_uint64),
+    ]
 
 
 _CODES: dict[Any, str] = {c_uint8: "B", c_uint16: "H", c_uint32: "I", c_uint64: "Q", c_int32: "i"}

@@ -129,7 +129,7 @@ class Plan:
     def _is_tracepoint(self, probe: Probe) -> bool:
         """Whether the tracepoint hands over all that the probe asks for."""
         parameters = self.vmlinux.tracepoint_parameters(probe.targets[0])
-        return parameters is None or len(parameters) >= len(probe.args)
+        return parameters is None or len(parameters) >= len(probe.values)
 
     @functools.cached_property
     def _has_trampolines(self) -> bool:

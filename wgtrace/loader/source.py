@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wgtrace.probes.types import Point, Probe
+from wgtrace.probes.types import CONTEXT, Point, Probe
 
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
 CONCERNS = ("drop.bpf.c", "handshake.bpf.c")
@@ -125,7 +125,9 @@ def program_text(program: Program, parameters: int = 0) -> str:
 
 
 def _tracepoint_text(program: Program, is_second: bool) -> str:
-    arguments = [f"({_c_type(arg)})(ctx[{i}])" for i, arg in enumerate(program.probe.args)]
+    args = program.probe.args
+    values = ["ctx" if arg == CONTEXT else f"ctx[{i}]" for i, arg in enumerate(args)]
+    arguments = [f"({_c_type(arg)})({value})" for arg, value in zip(args, values, strict=True)]
     call = f"{program.probe.handler}({', '.join(arguments)}, {str(is_second).lower()})"
     return f"int {program.name}(unsigned long long *ctx)\n{{\n\treturn {call};\n}}\n"
 

@@ -64,6 +64,22 @@ _NO_DEVICE_LIST = ProbeStatus(
     "which interface a datagram came to that belongs to no session",
 )
 
+# The function behind kfree_skb_list(). Where it frees one by one, it is what the
+# tracepoint tells as the place, and who called it is behind it on the stack.
+_LIST_FREE = ("kfree_skb_list_reason", "kfree_skb_list")
+_NO_LIST_FREE = ProbeStatus(
+    "kfree-skb-list",
+    _LIST_FREE[0],
+    None,
+    "the kernel does not list this function",
+    "who frees a list of packets",
+    tuple(
+        r.id
+        for r in (Reason.PEER_DEAD_TX, Reason.TX_QUEUE_FULL, Reason.ENCRYPT_QUEUE_FULL, Reason.ENCRYPT_FAILED)
+    ),
+    "packets that find a queue full or cannot be encrypted",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -124,6 +140,7 @@ class Tracer:
         self._followed: set[tuple[int, int]] = set()
         self._module_id = kernel.module_id(WIREGUARD)
         self._device_list = kernel.address_of(self._plan.symbols, "device_list")
+        self._list_free = kernel.function_range(_LIST_FREE)
         self._ring: RingBuffer | None = None
         self._statuses: list[ProbeStatus] = []
         try:
@@ -141,7 +158,8 @@ class Tracer:
     @property
     def probes(self) -> tuple[ProbeStatus, ...]:
         """What became of each row of the catalogue."""
-        return (*self._statuses, *(() if self._device_list else (_NO_DEVICE_LIST,)))
+        places = (_NO_DEVICE_LIST, self._device_list), (_NO_LIST_FREE, self._list_free)
+        return (*self._statuses, *(missing for missing, is_there in places if not is_there))
 
     @property
     def origin(self) -> str:
@@ -266,6 +284,8 @@ class Tracer:
         sites = SitesWire(min(r.start for r in ranges), max(r.end for r in ranges))
         for slot, found in enumerate(ranges):
             sites.range[slot] = SiteRangeWire(found.start, found.end, _SITES[found.function])
+        if self._list_free:
+            sites.list_start, sites.list_end = self._list_free.start, self._list_free.end
         self._maps["sites"].update(_FIRST, bytes(sites))
 
     def follow(self, interfaces: Iterable[tuple[int, int]]) -> None:

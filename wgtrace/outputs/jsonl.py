@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Final, TextIO, cast
 
 from wgtrace.diagnosis.finding import Finding
-from wgtrace.events.types import DropTotal
+from wgtrace.events.types import DropTotal, HandshakeTotal
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.fields import FIELDS, Json, peer_json, rfc3339
 from wgtrace.probes.types import ProbeStatus
@@ -128,6 +128,7 @@ def summary_json(summary: Summary) -> Json:
         "duration_s": round(summary.duration_s, 3),
         "interim": summary.interim,
         "totals": [_total_json(total, summary.peer_names or {}) for total in summary.totals],
+        "handshakes": [_handshake_json(total, summary.peer_names or {}) for total in summary.handshakes],
         "lost": {
             "events": losses.events,
             "missed_probes": losses.missed_probes,
@@ -154,14 +155,27 @@ def summary_json(summary: Summary) -> Json:
 
 
 def _total_json(total: DropTotal, names: dict[str, str]) -> Json:
-    key = total.public_key
-    peer = {"public_key": key, "name": clean(names[key]) if key in names else None} if key else None
     return {
         "ifname": clean(total.ifname),
         "netns": total.netns,
         "direction": total.reason.direction.value,
         "reason": total.reason.id,
         "sub_reason": total.sub_reason.id,
-        "peer": peer,
+        "peer": _named(total.public_key, names),
         "count": total.count,
     }
+
+
+def _handshake_json(total: HandshakeTotal, names: dict[str, str]) -> Json:
+    return {
+        "ifname": clean(total.ifname),
+        "netns": total.netns,
+        "step": total.code.id,
+        "sub_reason": total.sub_reason.id,
+        "peer": _named(total.public_key, names),
+        "count": total.count,
+    }
+
+
+def _named(key: str | None, names: dict[str, str]) -> Json | None:
+    return {"public_key": key, "name": clean(names[key]) if key in names else None} if key else None

@@ -8,22 +8,25 @@ but the two skb tracepoints, which look at one address and return.
 from __future__ import annotations
 
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason
-from wgtrace.probes.types import Point, Probe
+from wgtrace.probes.types import CONTEXT, Point, Probe
 
 WIREGUARD = "wireguard"
 
 _OUT = tuple(r for r in Reason if r.direction is Direction.TX)
 _IN = tuple(r for r in Reason if r.direction is Direction.RX)
 _NOT_QUEUED = (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
+_NO_PACKET = (Reason.HANDSHAKE_TX_NOMEM, Reason.KEEPALIVE_NOMEM)
 _PURGED = ("staged_purged_giveup", "staged_purged_ifdown", "staged_purged_peer_removed")
 _RECEIVED_HANDSHAKES = tuple(
     r.id
     for r in Reason
-    if r.direction is Direction.HANDSHAKE and r not in _NOT_QUEUED and not r.id.startswith("cookie_")
+    if r.direction is Direction.HANDSHAKE
+    and r not in (*_NOT_QUEUED, Reason.HANDSHAKE_PURGED_IFDOWN, Reason.INIT_CREATE_FAILED)
 )
 _INITIATIONS_REFUSED = tuple(
     r for r in _RECEIVED_HANDSHAKES if r.startswith(("init_", "unknown_", "handshake_"))
 )
+_COOKIES_REFUSED = ("cookie_unknown_index", "cookie_unsolicited", "cookie_decrypt_failed")
 _RESPONSES_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith("resp_"))
 _SENT = (HandshakeCode.INIT_SENT.id, HandshakeCode.RESPONSE_SENT.id)
 
@@ -59,10 +62,11 @@ CATALOGUE: tuple[Probe, ...] = (
         "",
         Point.TRACEPOINT,
         "handle_kfree_skb",
-        ("struct sk_buff *skb", "u64 location", "u32 reason"),
+        ("struct sk_buff *skb", "u64 location", "u32 reason", CONTEXT),
         (
-            *(r.id for r in _OUT if r is not Reason.STAGED_QUEUE_OVERFLOW),
+            *(r.id for r in _OUT if r not in (Reason.STAGED_QUEUE_OVERFLOW, *_NO_PACKET)),
             Reason.SOCK_USER_DATA_NULL.id,
+            Reason.HANDSHAKE_PURGED_IFDOWN.id,
         ),
         "packets that WireGuard drops on the way out",
         "packets refused or lost on the way out",
@@ -77,7 +81,7 @@ CATALOGUE: tuple[Probe, ...] = (
         (
             Reason.STAGED_QUEUE_OVERFLOW.id,
             *(r.id for r in _NOT_QUEUED),
-            *(r.id for r in _IN if r not in (Reason.SOCK_USER_DATA_NULL, Reason.DECRYPT_NOMEM)),
+            *(r.id for r in _IN if r is not Reason.SOCK_USER_DATA_NULL),
         ),
         "packets that WireGuard drops silently: all of receive, and the staged queue's overflow",
         "every drop on receive, and overflow while a handshake is waited for",
@@ -95,7 +99,7 @@ CATALOGUE: tuple[Probe, ...] = (
         "wg_receive_handshake_packet",
         "handle_receive_handshake",
         ("struct wg_device *wg", "struct sk_buff *skb"),
-        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted"),
+        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted", "cookie_received"),
         "a handshake message that is looked at",
         "every handshake message received, and why it is refused",
     ),
@@ -103,7 +107,7 @@ CATALOGUE: tuple[Probe, ...] = (
         "wg_receive_handshake_packet",
         "handle_receive_handshake_return",
         (),
-        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted"),
+        (*_RECEIVED_HANDSHAKES, "init_accepted", "response_accepted", "cookie_received"),
         "what became of it",
         "every handshake message received, and why it is refused",
     ),
@@ -159,9 +163,9 @@ CATALOGUE: tuple[Probe, ...] = (
         "mix_dh",
         "handle_mix_dh_return",
         ("u64",),
-        ("init_dh_failed",),
+        ("init_dh_failed", "resp_dh_failed"),
         "an invalid ephemeral key",
-        "an invalid ephemeral key is told as a failed decryption",
+        "an invalid ephemeral key in a response is told as resp_bad_state",
     ),
     Probe(
         "chacha20poly1305-decrypt",
@@ -201,6 +205,25 @@ CATALOGUE: tuple[Probe, ...] = (
         "whether it is accepted",
         "why a response is refused",
     ),
+    _entry(
+        "wg_cookie_message_consume",
+        "handle_cookie_consume",
+        (),
+        (*_COOKIES_REFUSED, "cookie_received"),
+        "a cookie being looked at",
+        "cookies that are refused",
+    ),
+    Probe(
+        "xchacha20poly1305-decrypt-return",
+        ("xchacha20poly1305_decrypt",),
+        "libchacha20poly1305",
+        Point.RETURN,
+        "handle_cookie_aead_return",
+        ("u64",),
+        (*_COOKIES_REFUSED, "cookie_received"),
+        "whether a cookie is authentic",
+        "every cookie is told as cookie_unsolicited",
+    ),
     _return(
         "wg_noise_handshake_create_response",
         "handle_session_return",
@@ -227,11 +250,43 @@ CATALOGUE: tuple[Probe, ...] = (
     ),
     _return(
         "wg_packet_send_handshake_initiation",
-        "handle_send_handshake_return",
+        "handle_send_initiation_return",
         (),
-        _SENT,
-        "that it is on its way",
+        (*_SENT, "init_suppressed_5s"),
+        "that it is on its way, or was not made as another one was just sent",
         "",
+    ),
+    _return(
+        "wg_noise_handshake_create_initiation",
+        "handle_create_initiation_return",
+        ("u64",),
+        ("init_create_failed", "init_suppressed_5s"),
+        "whether an initiation could be made",
+        "initiations that are not made for want of a good key",
+    ),
+    _entry(
+        "wg_packet_send_queued_handshake_initiation",
+        "handle_queued_initiation",
+        ("struct wg_peer *peer", "u64 is_retry"),
+        ("staged_wait", "init_suppressed_5s", "init_peer_dead"),
+        "that a handshake is wanted, and what is wrong with the key",
+        "why packets wait for a handshake",
+    ),
+    _entry(
+        "wg_packet_send_keepalive",
+        "handle_keepalive",
+        ("struct wg_peer *peer",),
+        ("keepalive_nomem",),
+        "a keepalive on its way out",
+        "keepalives for which there is no memory",
+    ),
+    _return(
+        "wg_packet_send_keepalive",
+        "handle_keepalive_return",
+        (),
+        ("keepalive_nomem",),
+        "whether there was one",
+        "keepalives for which there is no memory",
     ),
     _entry(
         "wg_packet_send_handshake_response",

@@ -95,6 +95,23 @@ def text_ranges(symbols: Iterable[Symbol], functions: Iterable[str]) -> tuple[Te
     return tuple(ranges)
 
 
+def function_range(names: Iterable[str], kallsyms: Path = Path("/proc/kallsyms")) -> TextRange | None:
+    """Where the kernel itself has the first of these functions that it lists; None if it has none."""
+    text = kallsyms.read_bytes()
+    for name in names:
+        at = next(
+            (m for kind in (b"T", b"t") if (m := text.find(b" %c %b\n" % (kind, name.encode()))) >= 0), -1
+        )
+        if at < 0:
+            continue
+        start = int(text[text.rfind(b"\n", 0, at) + 1 : at], 16)
+        # Symbols of the kernel are listed by address; two may stand at one.
+        for line in text[at + 1 : at + 4096].split(b"\n")[1:]:
+            if line and int(line.split()[0], 16) > start:
+                return TextRange(name, start, int(line.split()[0], 16))
+    return None
+
+
 def address_of(symbols: Iterable[Symbol], name: str) -> int:
     """The address of a symbol, 0 if there is none of that name."""
     return next((s.address for s in symbols if s.name == name), 0)

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
+
+CONTEXT: Final = "void *ctx"
+"""Argument of a tracepoint's handler, behind those of the tracepoint: the program's own context."""
 
 
 class Mechanism(enum.Enum):
@@ -50,6 +54,11 @@ class Probe:
     gives: tuple[str, ...]
     tells: str
     without_it: str
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The arguments without the program's context."""
+        return tuple(arg for arg in self.args if arg != CONTEXT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,11 +283,11 @@ def test_an_unknown_kind_is_refused(unknown: int) -> None:
     "data",
     [
         drop(0),
-        drop(18),
+        drop(19),
         drop(96),
         drop(Reason.BAD_HEADER, sub_reason=7),
         record(EventKind.HANDSHAKE, code=0),
-        record(EventKind.HANDSHAKE, code=8),
+        record(EventKind.HANDSHAKE, code=12),
     ],
 )
 def test_unknown_codes_are_refused(data: bytes) -> None:
@@ -347,15 +347,23 @@ def test_totals_of_handshakes() -> None:
     assert total(key, 7) == HandshakeTotal("wg0", 7, HandshakeCode.INIT_SENT, text(KEY), 7)
 
 
+def test_totals_of_waits() -> None:
+    """A wait for a handshake says what is wrong with the key."""
+    code, sub = HandshakeCode.STAGED_WAIT, SubReason.KEY_ABSENT
+    key = key_of(kind=EventKind.HANDSHAKE, code=code, sub_reason=sub, peer_known=1, public_key=KEY)
+
+    assert total(key, 7) == HandshakeTotal("wg0", 7, code, text(KEY), 7, sub)
+
+
 @pytest.mark.parametrize(
     "key",
     [
         b"",
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER)[:-1],
         key_of(kind=9, code=Reason.BAD_HEADER),
-        key_of(kind=EventKind.DROP, code=18),
+        key_of(kind=EventKind.DROP, code=19),
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER, sub_reason=7),
-        key_of(kind=EventKind.HANDSHAKE, code=8),
+        key_of(kind=EventKind.HANDSHAKE, code=12),
         key_of(kind=EventKind.CONFIG, code=HandshakeCode.INIT_SENT),
     ],
 )

@@ -31,8 +31,8 @@ from factories import (
 
 from wgtrace.diagnosis.explain import SLUGS
 from wgtrace.diagnosis.finding import Confidence, Severity
-from wgtrace.events.reasons import Direction, Reason, SubReason
-from wgtrace.events.types import Losses, Tai64n
+from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
+from wgtrace.events.types import HandshakeTotal, Losses, Tai64n
 from wgtrace.outputs.fields import DETAIL
 from wgtrace.outputs.jsonl import JsonLinesSink, json_schema
 from wgtrace.outputs.probes import probes_json
@@ -89,6 +89,7 @@ def test_schema_is_a_schema() -> None:
     [
         ("reason", [r.id for r in Reason]),
         ("sub_reason", [s.id for s in SubReason]),
+        ("step", [c.id for c in HandshakeCode]),
         ("direction", [d.value for d in Direction]),
         ("slug", list(SLUGS)),
     ],
@@ -215,11 +216,13 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
     losses = Losses(events=1, rate_limited={"invalid_mac1": 12})
     counters = (CounterLine("wg0", NETNS, "rx_errors", 23, 23),)
     drops = total(Reason.SRC_NOT_ALLOWED, 23, BERLIN, SubReason.OWNED_BY_NOBODY)
+    waits = HandshakeTotal("wg0", NETNS, HandshakeCode.STAGED_WAIT, BERLIN, 7, SubReason.KEY_ABSENT)
     (line,) = lines_of(
         summary(
             drops,
             total(Reason.INVALID_MAC1, 5),
             complete=False,
+            handshakes=(waits,),
             incomplete_because=("1 record was lost",),
             losses=losses,
             reconciliation=counters,
@@ -252,6 +255,16 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
                 "peer": None,
                 "count": 5,
             },
+        ],
+        "handshakes": [
+            {
+                "ifname": "wg0",
+                "netns": NETNS,
+                "step": "staged_wait",
+                "sub_reason": "key_absent",
+                "peer": {"public_key": BERLIN, "name": "berlin"},
+                "count": 7,
+            }
         ],
         "lost": {
             "events": 1,
