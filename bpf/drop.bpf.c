@@ -193,11 +193,17 @@ static __always_inline void bundle_of(struct bundle *bundle, struct sk_buff *skb
  */
 static __always_inline bool was_in_encryption(struct sk_buff *skb, struct skb_view *view)
 {
-	u8 flags = read_u8((u8 *)&skb->__pkt_type_offset);
+	u8 summed = read_u8((u8 *)&skb->__pkt_type_offset) >> 5 & 3; /* skb->ip_summed */
+	s32 offset = READ(skb->csum_start) - (s32)(view->data - view->head);
+	s32 linear = view->len - READ(skb->data_len);
 
 	if (!view->dev)
 		return true;
-	return READ(skb->hash) && !READ(skb->skb_iif) && !(flags & 0x60); /* ip_summed == CHECKSUM_NONE */
+	if (!READ(skb->hash))
+		return false;
+	if (summed == CHECKSUM_PARTIAL) /* skb_checksum_help() cannot make it */
+		return offset < 0 || offset + READ(skb->csum_offset) + 2 > linear;
+	return summed == CHECKSUM_NONE && !READ(skb->skb_iif);
 }
 
 /* wg_packet_create_data() frees a bundle: its peer is gone, or has too much queued. */
@@ -293,6 +299,17 @@ static __always_inline u8 bad_header(struct drop *drop, struct skb_view *view)
 	return drop->message + MESSAGE_DATA_HEADER_LEN > view->tail ? WGT_SUB_NONLINEAR_PULL_FAILED : 0;
 }
 
+/*
+ * __ptr_ring_full(): what was taken out is cleared in batches, so that a ring may be
+ * full with a few less in it than it has room for.
+ */
+static __always_inline bool is_ring_full(struct ptr_ring *ring)
+{
+	void **queue = READ(ring->queue);
+
+	return READ(queue[READ(ring->producer)]) != NULL;
+}
+
 /* wg_packet_receive() does not keep the datagram. */
 static __always_inline void drop_in_receive(struct drop *drop, struct sk_buff *skb, struct skb_view *view)
 {
@@ -310,7 +327,7 @@ static __always_inline void drop_in_receive(struct drop *drop, struct sk_buff *s
 	}
 	if (drop->message_type != MESSAGE_DATA) {
 		drop->queue_len = drop->wg ? READ(drop->wg->handshake_queue_len.counter) : 0;
-		if (drop->queue_len >= 4096)
+		if (drop->wg && is_ring_full(&drop->wg->handshake_queue.ring))
 			drop->reason = WGT_HANDSHAKE_QUEUE_FULL;
 		else if (drop->queue_len > 2048)
 			drop->reason = WGT_HANDSHAKE_QUEUE_CONTENDED;

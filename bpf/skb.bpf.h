@@ -9,6 +9,9 @@
 #define IPPROTO_UDP    17
 #define IPPROTO_ICMPV6 58
 
+#define CHECKSUM_NONE	 0
+#define CHECKSUM_PARTIAL 3
+
 /* What is looked at of an skb, read once. */
 struct skb_view {
 	u8 *head;

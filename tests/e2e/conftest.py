@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledger import Ledger
 from slow import SlowScenes
 from tracer import Tracer, names
 
@@ -34,6 +35,12 @@ def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
     assert running.end() == 0, running.stderr
 
 
+@pytest.fixture(scope="session")
+def ledger() -> Ledger:
+    """What the tests of this session provoked, and what was reported of it."""
+    return Ledger()
+
+
 @pytest.fixture
 def ifname() -> str:
     """A name for the WireGuard interfaces of this test."""
@@ -48,6 +55,6 @@ def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that wait for the slow scenes come last, and after them what cannot be undone."""
-    last = ["test_slow.py", "test_robust_last.py"]
+    """The tests that wait for the slow scenes come late, then what needs all others, then what cannot be undone."""
+    last = ["test_slow.py", "test_table_of_reasons.py", "test_robust_last.py"]
     items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)

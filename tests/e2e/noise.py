@@ -52,6 +52,29 @@ def _seal(key: bytes, counter: int, plain: bytes, data: bytes = b"") -> bytes:
     return sealed
 
 
+def _open(key: bytes, sealed: bytes, data: bytes) -> bytes:
+    plain: bytes = ChaCha20Poly1305(key).decrypt(bytes(12), sealed, data)
+    return plain
+
+
+def _hchacha20(key: bytes, nonce: bytes) -> bytes:
+    """What makes XChaCha20 of ChaCha20: a key out of a key and the first 16 bytes of the nonce."""
+    state = list(struct.unpack("<16I", b"expand 32-byte k" + key + nonce))
+
+    def quarter(a: int, b: int, c: int, d: int) -> None:
+        for x, y, z, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            state[x] = (state[x] + state[y]) & 0xFFFFFFFF
+            mixed = state[z] ^ state[x]
+            state[z] = (mixed << bits | mixed >> (32 - bits)) & 0xFFFFFFFF
+
+    for _ in range(10):
+        for column in range(4):
+            quarter(column, column + 4, column + 8, column + 12)
+        for row in range(4):
+            quarter(row, (row + 1) % 4 + 4, (row + 2) % 4 + 8, (row + 3) % 4 + 12)
+    return struct.pack("<8I", *state[:4], *state[12:])
+
+
 def tai64n(unix_seconds: float) -> bytes:
     """A TAI64N time as the kernel makes it, without the whitening."""
     whole = int(unix_seconds)
@@ -88,11 +111,13 @@ class Impostor:
         raw: bytes = self._static.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return raw
 
-    def initiation(self, sent_at: float | None = None) -> bytes:
+    def initiation(self, sent_at: float | None = None, spoilt: str = "") -> bytes:
         """A handshake initiation.
 
         Args:
             sent_at: Unix time that it says; None: now.
+            spoilt: What of it is not authentic: "ephemeral" (no point of the curve), "static",
+                "timestamp", or "low order": it comes from the public key of zeros.
         """
         self._ephemeral = X25519PrivateKey.generate()
         ephemeral: bytes = self._ephemeral.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -102,13 +127,63 @@ class Impostor:
         digest = _hash(digest, ephemeral)
         (chain,) = _kdf(chain, ephemeral, 1)
         chain, key = _kdf(chain, self._ephemeral.exchange(responder), 2)
-        static = _seal(key, 0, self._static_public, digest)
+        static = _seal(key, 0, ZERO_KEY if spoilt == "low order" else self._static_public, digest)
         digest = _hash(digest, static)
         chain, key = _kdf(chain, self._static.exchange(responder), 2)
         timestamp = _seal(key, 0, tai64n(time.time() if sent_at is None else sent_at), digest)
         self._chain, self._digest = chain, _hash(digest, timestamp)
-        message = struct.pack("<II", 1, self.index) + ephemeral + static + timestamp
+        parts = {"ephemeral": ephemeral, "static": static, "timestamp": timestamp}
+        if spoilt in parts:
+            parts[spoilt] = bytes(len(parts[spoilt]))
+        message = struct.pack("<II", 1, self.index) + b"".join(parts.values())
         return message + mac1(message, self._responder) + bytes(16)
+
+    def response(self, initiation: bytes, preshared: bytes = ZERO_KEY, spoilt: bool = False) -> bytes:
+        """The answer to the kernel's initiation, and with it the keys of a session.
+
+        Args:
+            spoilt: Its ephemeral key is no point of the curve.
+        """
+        kind, self.remote_index = struct.unpack_from("<II", initiation)
+        assert kind == 1
+        theirs = X25519PublicKey.from_public_bytes(initiation[8:40])
+        chain = _hash(CONSTRUCTION)
+        digest = _hash(_hash(_hash(chain, IDENTIFIER), self._static_public), initiation[8:40])
+        (chain,) = _kdf(chain, initiation[8:40], 1)
+        chain, key = _kdf(chain, self._static.exchange(theirs), 2)
+        static = _open(key, initiation[40:88], digest)
+        assert static == self._responder
+        digest = _hash(digest, initiation[40:88])
+        responder = X25519PublicKey.from_public_bytes(static)
+        chain, key = _kdf(chain, self._static.exchange(responder), 2)
+        digest = _hash(digest, initiation[88:116])
+        secret = X25519PrivateKey.generate()
+        ephemeral: bytes = secret.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        digest = _hash(digest, ephemeral)
+        (chain,) = _kdf(chain, ephemeral, 1)
+        (chain,) = _kdf(chain, secret.exchange(theirs), 1)
+        (chain,) = _kdf(chain, secret.exchange(responder), 1)
+        chain, tau, key = _kdf(chain, preshared, 3)
+        nothing = _seal(key, 0, b"", _hash(digest, tau))
+        self._receiving, self._sending = _kdf(chain, b"", 2)
+        self.counter = 0
+        message = struct.pack("<III", 2, self.index, self.remote_index)
+        message += (ZERO_KEY if spoilt else ephemeral) + nothing
+        return message + mac1(message, self._responder) + bytes(16)
+
+    def cookie_reply(self, initiation: bytes) -> bytes:
+        """A cookie for who sent that initiation, to be sent along with the next one."""
+        (index,) = struct.unpack_from("<I", initiation, 4)
+        nonce, key = os.urandom(24), _hash(b"cookie--", self._static_public)
+        box = ChaCha20Poly1305(_hchacha20(key, nonce[:16]))
+        sealed: bytes = box.encrypt(bytes(4) + nonce[16:], os.urandom(16), initiation[-32:-16])
+        return struct.pack("<II", 3, index) + nonce + sealed
+
+    def with_cookie(self, message: bytes, reply: bytes, to: bytes) -> bytes:
+        """A handshake message with the second MAC, made of the cookie in the reply to another one."""
+        box = ChaCha20Poly1305(_hchacha20(_hash(b"cookie--", self._responder), reply[8:24]))
+        cookie = box.decrypt(bytes(4) + reply[24:32], reply[32:64], to[-32:-16])
+        return message[:-16] + hashlib.blake2s(message[:-16], digest_size=16, key=cookie).digest()
 
     def take_response(self, message: bytes, preshared: bytes = ZERO_KEY) -> None:
         """Derive the session's keys from a handshake response."""

@@ -36,6 +36,20 @@ class Report:
         return counts
 
     @property
+    def steps(self) -> dict[str, int]:
+        """What handshakes did, and why packets waited for one, by step or by step and sub-reason."""
+        counts: dict[str, int] = {}
+        for total in self.summary["handshakes"]:
+            step = ":".join(filter(None, (total["step"], total["sub_reason"])))
+            counts[step] = counts.get(step, 0) + total["count"]
+        return counts
+
+    def count(self, reason: str, public_key: str) -> int:
+        """Packets of one peer for one reason."""
+        totals = [t for t in self.summary["totals"] if t["reason"] == reason and t["peer"]]
+        return sum(t["count"] for t in totals if t["peer"]["public_key"] == public_key)
+
+    @property
     def slugs(self) -> list[str]:
         """The findings, sorted."""
         return sorted(finding["slug"] for finding in self.findings)
@@ -109,6 +123,7 @@ class Tracer:
         begin = max((at for at, line in enumerate(lines[:end]) if line["type"] == "summary"), default=0)
         chosen = dict(summary)
         chosen["totals"] = [t for t in summary["totals"] if t["ifname"] in ifnames]
+        chosen["handshakes"] = [t for t in summary["handshakes"] if t["ifname"] in ifnames]
         chosen["reconciliation"] = [r for r in summary["reconciliation"] if r["ifname"] in ifnames]
         return Report(
             [line for line in lines[:end] if line["type"] == "drop" and line["ifname"] in ifnames],
@@ -126,7 +141,7 @@ class Tracer:
         while time.monotonic() < deadline:
             time.sleep(0.4)
             again = self.report(*ifnames)
-            if again.totals == report.totals:
+            if (again.totals, again.steps) == (report.totals, report.steps):
                 return again
             report = again
         return report

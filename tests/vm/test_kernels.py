@@ -57,6 +57,7 @@ def test_end_to_end(kernel: str, runs: dict[str, tuple[Path, Future[Run]]]) -> N
     assert int(suite.attrib["tests"]) >= LEAST, output
     assert (suite.attrib["failures"], suite.attrib["errors"], suite.attrib["skipped"]) == ("0", "0", "0")
     print(done.stdout)
+    print((out / "reasons.txt").read_text())
 
 
 def _tshark(file: Path, *fields: str, only: str = "") -> list[list[str]]:

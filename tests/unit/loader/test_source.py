@@ -22,7 +22,7 @@ from wgtrace.loader.source import (
     program_text,
 )
 from wgtrace.probes.catalogue import CATALOGUE
-from wgtrace.probes.types import Point, Probe
+from wgtrace.probes.types import CONTEXT, Point, Probe
 
 
 def row(point: Point, *args: str, module: str = "wireguard") -> Probe:
@@ -62,6 +62,11 @@ CONSUME = kprobe_program(row(Point.TRACEPOINT, SKB, "u64 location", module=""), 
             "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (u32)(ctx[2]), false);\n}\n"
             "int on_kfree_skb_again(unsigned long long *ctx)\n{\n\treturn handle_it("
             "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (u32)(ctx[2]), true);\n}\n",
+        ),
+        (
+            kprobe_program(row(Point.TRACEPOINT, SKB, "u64 location", CONTEXT, module=""), "kfree_skb"),
+            "int on_kfree_skb(unsigned long long *ctx)\n{\n\treturn handle_it("
+            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (void *)(ctx));\n}\n",
         ),
     ],
 )

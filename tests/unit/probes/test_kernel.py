@@ -13,6 +13,7 @@ from wgtrace.probes.kernel import (
     TextRange,
     address_of,
     describe_address,
+    function_range,
     module_symbols,
     text_ranges,
 )
@@ -177,3 +178,22 @@ def test_an_address_without_symbols_stays_a_number() -> None:
 def test_the_running_kernel() -> None:
     """The running kernel's own list is read; a module of no kernel is not in it."""
     assert module_symbols("no_such_module_at_all") == ()
+
+
+LISTED = """\
+ffffffff81000010 T kfree_skb_list_reason_not
+ffffffff81000020 t __pfx_kfree_skb_list_reason
+ffffffff81000030 T kfree_skb_list_reason
+ffffffff81000030 t an_alias
+ffffffff81000070 t next_one
+"""
+
+
+def test_the_range_of_a_function_of_the_kernel(tmp_path: Path) -> None:
+    """It ends at the next address, and only the whole name counts; the first name that is there is taken."""
+    path = kallsyms(tmp_path, LISTED)
+
+    expected = TextRange("kfree_skb_list_reason", 0xFFFFFFFF81000030, 0xFFFFFFFF81000070)
+    assert function_range(("kfree_skb_list", "kfree_skb_list_reason"), path) == expected
+    assert function_range(("next",), path) is None
+    assert function_range(("next_one",), path) is None  # where it ends is not known
