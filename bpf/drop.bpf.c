@@ -76,12 +76,16 @@ static __always_inline u64 current_frame(void)
 	return (u32)id ? id : (1ULL << 63) | bpf_get_smp_processor_id();
 }
 
-/* Which of WireGuard's functions holds `address`: enum wgt_site. */
-static __always_inline u32 site_of(u64 address)
+static __always_inline struct wgt_sites *known_sites(void)
 {
 	u32 slot = 0;
-	struct wgt_sites *known = sites.lookup(&slot);
 
+	return sites.lookup(&slot);
+}
+
+/* Which of WireGuard's functions holds `address`: enum wgt_site. */
+static __always_inline u32 site_of(struct wgt_sites *known, u64 address)
+{
 	if (!known || address < known->start || address >= known->end)
 		return WGT_SITE_NONE;
 	for (int i = 0; i < WGT_MAX_SITES; i++) {
@@ -102,10 +106,9 @@ static __always_inline u32 site_of(u64 address)
  * done only for a packet that is WireGuard's by its interface, or that has none and is
  * freed by a worker of a peer.
  */
-static __always_inline u64 caller_of_list_free(void *ctx, struct sk_buff *skb, u64 location)
+static __always_inline u64 caller_of_list_free(void *ctx, struct wgt_sites *known, struct sk_buff *skb,
+					       u64 location)
 {
-	u32 slot = 0;
-	struct wgt_sites *known = sites.lookup(&slot);
 	u64 frames[WGT_STACK_DEPTH] = {};
 	struct net_device *dev;
 	bool inside = false;
@@ -499,8 +502,9 @@ static __always_inline void drop_in_rx_poll(struct drop *drop, struct sk_buff *s
 static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u32 kernel_reason, void *ctx,
 					    bool is_second)
 {
-	u64 place = caller_of_list_free(ctx, skb, location);
-	u32 site = site_of(place);
+	struct wgt_sites *known = known_sites();
+	u64 place = caller_of_list_free(ctx, known, skb, location);
+	u32 site = site_of(known, place);
 	struct drop drop = {.location = place, .kernel_reason = kernel_reason};
 	struct skb_view view = {};
 
@@ -552,7 +556,7 @@ static __always_inline int handle_kfree_skb(struct sk_buff *skb, u64 location, u
 /* skb:consume_skb, or the function itself: WireGuard's silent drops, and much that is none. */
 static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location, bool is_second)
 {
-	u32 site = site_of(location);
+	u32 site = site_of(known_sites(), location);
 	struct drop drop = {.location = location};
 	struct skb_view view = {};
 	struct wgt_drop_event *e;
