@@ -55,6 +55,6 @@ def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that wait for the slow scenes come late, then what needs all others, then what cannot be undone."""
+    """Late come the tests that wait for slow scenes, then what needs all others, then what is for good."""
     last = ["test_slow.py", "test_table_of_reasons.py", "test_robust_last.py"]
     items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)

@@ -391,6 +391,7 @@ NOT_PROVOKED: tuple[NotProvoked, ...] = (
     NotProvoked(Reason.ENCRYPT_QUEUE_FULL, _OVERLOAD),
     NotProvoked(Reason.ENCRYPT_FAILED, _NO_MEMORY),
     NotProvoked(Reason.HANDSHAKE_TX_NOMEM, _NO_MEMORY),
+    NotProvoked(Reason.KEEPALIVE_NOMEM, _NO_MEMORY),
     NotProvoked(Reason.SOCK_USER_DATA_NULL, _RACE),
     NotProvoked(Reason.BAD_HEADER, "the kernel's UDP drops it before", SubReason.BOGUS_IP),
     NotProvoked(Reason.BAD_HEADER, "the kernel's UDP drops it before", SubReason.UDP_LEN_LIES),
@@ -417,4 +418,7 @@ NOT_PROVOKED: tuple[NotProvoked, ...] = (
     NotProvoked(Reason.RESPONSE_NOT_SENT, _RACE),
     NotProvoked(Reason.SESSION_NOT_STARTED, _RACE),
     NotProvoked(Reason.COOKIE_UNSOLICITED, _OTHERS),
+    NotProvoked(Reason.RESP_DH_FAILED, _PEER_OF_OURS),
+    NotProvoked(Reason.INIT_CREATE_FAILED, "needs an interface without a private key that sends"),
+    NotProvoked(Reason.HANDSHAKE_PURGED_IFDOWN, _OTHERS),
 )

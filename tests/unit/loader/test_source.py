@@ -66,7 +66,9 @@ CONSUME = kprobe_program(row(Point.TRACEPOINT, SKB, "u64 location", module=""), 
         (
             kprobe_program(row(Point.TRACEPOINT, SKB, "u64 location", CONTEXT, module=""), "kfree_skb"),
             "int on_kfree_skb(unsigned long long *ctx)\n{\n\treturn handle_it("
-            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (void *)(ctx));\n}\n",
+            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (void *)(ctx), false);\n}\n"
+            "int on_kfree_skb_again(unsigned long long *ctx)\n{\n\treturn handle_it("
+            "(struct sk_buff *)(ctx[0]), (u64)(ctx[1]), (void *)(ctx), true);\n}\n",
         ),
     ],
 )
