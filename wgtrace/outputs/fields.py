@@ -155,6 +155,7 @@ DETAIL: Final[dict[str, Callable[[DropEvent], object]]] = {
 }
 
 _QUEUED = ("queue_len",)
+_BUNDLE = ("nonce", "receiver_index")
 _SEND = ("message_type", "errno")
 _SESSION = ("receiver_index", "nonce", "session_age_ns")
 _MESSAGE = ("message_type", "sender_index")
@@ -167,16 +168,23 @@ DETAIL_KEYS: Final[dict[Reason, tuple[str, ...]]] = {
     Reason.STAGED_PURGED_GIVEUP: _QUEUED,
     Reason.STAGED_PURGED_IFDOWN: _QUEUED,
     Reason.STAGED_PURGED_PEER_REMOVED: _QUEUED,
-    Reason.ENCRYPT_FAILED: ("nonce",),
+    Reason.PEER_DEAD_TX: _BUNDLE,
+    Reason.TX_QUEUE_FULL: (*_BUNDLE, "queue_len"),
+    Reason.ENCRYPT_QUEUE_FULL: (*_BUNDLE, "queue_len"),
+    Reason.ENCRYPT_FAILED: _BUNDLE,
     Reason.UDP_SOCK_NULL: _SEND,
     Reason.NO_ROUTE_TO_ENDPOINT: _SEND,
     Reason.ENDPOINT_AF_INVALID: _SEND,
     Reason.HANDSHAKE_TX_NOMEM: _SEND,
     Reason.BAD_HEADER: ("payload", "payload_len", "looks_like"),
     Reason.UNKNOWN_RECEIVER_INDEX: ("receiver_index", "nonce"),
+    Reason.PEER_DEAD_RX: _SESSION,
+    Reason.RX_QUEUE_FULL: (*_SESSION, "queue_len"),
+    Reason.DECRYPT_QUEUE_FULL: (*_SESSION, "queue_len"),
     Reason.KEYPAIR_INVALID: _SESSION,
     Reason.KEYPAIR_EXPIRED: _SESSION,
     Reason.NONCE_LIMIT_RX: _SESSION,
+    Reason.DECRYPT_NOMEM: _SESSION,
     Reason.DECRYPT_FAILED: _SESSION,
     Reason.REPLAY_OR_OLD_COUNTER: ("nonce", "max_nonce"),
     Reason.SRC_NOT_ALLOWED: ("owner",),
@@ -200,6 +208,10 @@ DETAIL_KEYS: Final[dict[Reason, tuple[str, ...]]] = {
     Reason.COOKIE_UNKNOWN_INDEX: _ANSWER,
     Reason.COOKIE_UNSOLICITED: _ANSWER,
     Reason.COOKIE_DECRYPT_FAILED: _ANSWER,
+    Reason.RESP_DH_FAILED: _ANSWER,
+    Reason.RESPONSE_NOT_SENT: ("sender_index",),
+    Reason.SESSION_NOT_STARTED: _ANSWER,
+    Reason.HANDSHAKE_PURGED_IFDOWN: _MESSAGE,
 }
 """The keys that a reason's `detail` can have; a reason without a row has none."""
 
