@@ -19,6 +19,9 @@ NOT_PROVOKED = {
     Reason.HANDSHAKE_TX_NOMEM: NO_MEMORY,
     Reason.KEEPALIVE_NOMEM: NO_MEMORY,
     Reason.INNER_TRIM_FAILED: NO_MEMORY,
+    Reason.ENCRYPT_FAILED: NO_MEMORY,
+    Reason.GSO_SEGMENT_FAILED: "the kernel cuts or refuses such a super-packet before WireGuard sees it",
+    Reason.PEER_DEAD_TX: "needs the peer to go between two statements: its packet has a key, but no queue yet",
     Reason.ENDPOINT_FROM_SKB_FAILED: "cannot be: prepare_skb_header() has refused what is not IP long before",
     Reason.KEYPAIR_INVALID: (
         "cannot be: only decrypt_packet() marks a receiving key, and only one that is expired or used up"

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from decapsulate import TAKEN, decapsulate
 from ledger import Ledger
 from noise import Impostor, ipv4
 from pyroute2 import WireGuard
@@ -132,10 +131,8 @@ def test_full_queues_on_the_way_in(tracer: Tracer, ledger: Ledger, ifname: str) 
     with two_hosts(ifname=ifname) as net, _impostors(net, 2) as peers:
         for impostor, sock in peers:
             impostor.connect(sock, _to(net.b))
-        before = []
         for impostor, _sock in peers:
             _wait_for_session(net, impostor)
-            before.append(received_bytes(net.b, impostor.public_key))
         counts = (QUEUE + N, 7 * N)
         messages = [[peer.data(b"") for _ in range(n)] for (peer, _s), n in zip(peers, counts, strict=True)]
         with starved_workers():
@@ -143,10 +140,8 @@ def test_full_queues_on_the_way_in(tracer: Tracer, ledger: Ledger, ifname: str) 
                 for message in burst:
                     sock.sendto(message, _to(net.b))
         report = tracer.settled(lambda r: sum(r.totals.values()) >= 8 * N - 16, ifname)
-        arrived = [
-            (received_bytes(net.b, peer.public_key) - known) // KEEPALIVE
-            for (peer, _sock), known in zip(peers, before, strict=True)
-        ]
+        began = INITIATION + KEEPALIVE  # what brought up the session
+        arrived = [(received_bytes(net.b, peer.public_key) - began) // KEEPALIVE for peer, _sock in peers]
         lost = sum(counts) - sum(arrived)
         assert lost > N
         ledger.holds(report, {"rx_queue_full": N, "decrypt_queue_full": lost - N})
@@ -409,54 +404,6 @@ def test_a_peer_removed_under_traffic(tracer: Tracer, ledger: Ledger, ifname: st
     assert report.count("peer_dead_rx", peer.public_key) == report.totals["peer_dead_rx"]
 
 
-def test_a_peer_removed_while_sending(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
-    """Super-packets to a peer that is removed: delivered, peer_dead_tx, refused; none is missing."""
-    segments = 41
-    with (
-        two_hosts(ifname=ifname) as net,
-        roomy(net.a.socket(socket.AF_INET)) as out,
-        roomy(net.b.socket(socket.AF_INET)) as there,
-    ):
-        out.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 32)
-        there.bind((net.b.inner(), 7))
-        accepted, refused, arrived = [0], [0], 0
-        sending = threading.Event()
-
-        def flood() -> None:
-            while sending.is_set():
-                try:
-                    out.sendto(bytes(32 * segments), (net.b.inner(), 7))
-                    accepted[0] += 1
-                except OSError:
-                    refused[0] += 1
-                    sending.clear()
-
-        report = tracer.report(ifname)
-        for _ in range(ROUNDS):
-            peer = ["peer", net.b.public_key, "endpoint", net.b.endpoint]
-            net.a.wg("set", ifname, *peer, "allowed-ips", net.b.allowed_ips)
-            net.connect()
-            sending.set()
-            thread = threading.Thread(target=flood)
-            thread.start()
-            before = accepted[0]
-            wait_until(lambda known=before: accepted[0] > known + 2)  # type: ignore[misc]
-            _remove(net.a, net.b.public_key)
-            thread.join()
-            there.settimeout(1)
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    there.recv(64)
-                    arrived += 1
-            lost = accepted[0] * segments - arrived + refused[0]
-            report = tracer.settled(lambda r, n=lost: sum(r.totals.values()) >= n, ifname)  # type: ignore[misc]
-            if report.totals.get("peer_dead_tx"):
-                break
-    assert report.totals["allowedips_no_peer"] == refused[0]
-    dead = lost - sum(n for r, n in report.totals.items() if r != "peer_dead_tx")
-    ledger.add("peer_dead_tx", dead, report.totals["peer_dead_tx"])
-
-
 def test_in_too_many_pieces(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
     """A good message that arrives in 30 fragments is more than the kernel decrypts: decrypt_nomem."""
     with two_hosts(ifname=ifname) as net, _impostors(net, 1) as ((peer, sock),):
@@ -472,26 +419,6 @@ def test_in_too_many_pieces(tracer: Tracer, ledger: Ledger, ifname: str) -> None
     assert [d["detail"]["nonce"] for d in report.drops] == list(range(1, N + 1))
 
 
-def test_segments_that_cannot_be_cut(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
-    """Super-packets marked as TCP that are none, as a virtual machine may send them: gso_segment_failed."""
-    with two_hosts(ifname=ifname) as net:
-        net.connect()
-        packet = ipv4(net.a.inner(), net.b.inner(), bytes(1400))
-        header = struct.pack("=BBHHHH", VNET_NEEDS_CSUM, VNET_GSO_TCPV4, 40, 500, 20, 16)
-        with net.a.enter():
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
-        with sock:
-            sock.setsockopt(263, PACKET_VNET_HDR, 1)  # SOL_PACKET
-            sock.bind((ifname, 0x0800))
-            for _ in range(N):
-                with contextlib.suppress(OSError):
-                    sock.send(header + packet)
-
-        report = tracer.settled(lambda r: sum(r.totals.values()) >= N, ifname)
-    ledger.holds(report, {"gso_segment_failed": N})
-    assert {d["peer"]["public_key"] for d in report.drops} == {net.b.public_key}
-
-
 def test_handshakes_that_are_not_sent(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
     """No endpoint to send to, no key to make one with, and one sent just now; what waits says why."""
     with two_hosts(ifname=ifname) as net:
@@ -505,8 +432,10 @@ def test_handshakes_that_are_not_sent(tracer: Tracer, ledger: Ledger, ifname: st
 
         net.a.send_udp(net.b.inner(), count=N)
         report = tracer.settled(lambda r: r.steps.get("staged_wait:key_absent", 0) >= N + 1, ifname)
-        assert report.steps["staged_wait:key_absent"] == N + 1  # and the keepalive to nowhere
-        assert report.steps["init_suppressed_5s"] == N - report.steps["init_sent"]
+        steps = report.steps_of(net.b.public_key)
+        assert steps["staged_wait:key_absent"] == N
+        # Those of a retry nobody asked for; the others were asked for, once by each packet.
+        assert steps["init_suppressed_5s"] == N - (steps["init_sent"] - steps.get("retry", 0))
 
         net.a.wg("set", ifname, "peer", nowhere, "remove")
         net.a.wg("set", ifname, "private-key", "/dev/null")
@@ -527,19 +456,3 @@ def test_a_key_that_is_no_longer_valid(tracer: Tracer, ifname: str) -> None:
         report = tracer.settled(lambda r: r.steps.get("staged_wait:key_invalidated", 0) >= N, ifname)
     assert report.steps["staged_wait:key_invalidated"] == N
     assert report.totals == {}
-
-
-def test_packets_that_cannot_be_encrypted(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
-    """Packets whose checksum has lost its place on the way to the interface: encrypt_failed."""
-    with two_hosts(ifname=ifname) as net:
-        net.connect()
-        decapsulate(net.a)
-        inside = ipv4(net.a.inner(), net.b.inner(), bytes(64))
-        net.a.send_udp(net.b.inner(), count=N, payload=bytes(TAKEN - 28) + inside)
-
-        report = tracer.settled(lambda r: sum(r.totals.values()) >= N, ifname)
-    ledger.holds(report, {"encrypt_failed": N})
-    assert {d["peer"]["public_key"] for d in report.drops} == {net.b.public_key}
-    assert {(d["inner"]["proto"], d["inner"]["daddr"]) for d in report.drops} == {(253, net.b.inner())}
-    nonces = [d["detail"]["nonce"] for d in report.drops]
-    assert nonces == list(range(nonces[0], nonces[0] + N))

@@ -38,8 +38,14 @@ class Report:
     @property
     def steps(self) -> dict[str, int]:
         """What handshakes did, and why packets waited for one, by step or by step and sub-reason."""
+        return self.steps_of(None)
+
+    def steps_of(self, public_key: str | None) -> dict[str, int]:
+        """The steps of one peer; None: of all."""
         counts: dict[str, int] = {}
         for total in self.summary["handshakes"]:
+            if public_key not in (None, (total["peer"] or {}).get("public_key")):
+                continue
             step = ":".join(filter(None, (total["step"], total["sub_reason"])))
             counts[step] = counts.get(step, 0) + total["count"]
         return counts
