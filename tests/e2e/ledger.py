@@ -21,7 +21,7 @@ NOT_PROVOKED = {
     Reason.INNER_TRIM_FAILED: NO_MEMORY,
     Reason.ENCRYPT_FAILED: NO_MEMORY,
     Reason.GSO_SEGMENT_FAILED: "the kernel cuts or refuses such a super-packet before WireGuard sees it",
-    Reason.PEER_DEAD_TX: "needs the peer to go between two statements: its packet has a key, but no queue yet",
+    Reason.PEER_DEAD_TX: "needs the peer to go between two statements, when its packet has a key and no queue",
     Reason.ENDPOINT_FROM_SKB_FAILED: "cannot be: prepare_skb_header() has refused what is not IP long before",
     Reason.KEYPAIR_INVALID: (
         "cannot be: only decrypt_packet() marks a receiving key, and only one that is expired or used up"
