@@ -13,15 +13,22 @@ from wgtrace.events.reasons import Reason
 NO_MEMORY = (
     "needs an allocation of the kernel to fail at that very place: Debian's kernels have no fault injection"
 )
+NO_LUCK = "needs a race, which was not won in as many rounds as a test may take"
 # Why a reason is not provoked. What is provoked now and then, by a race, may be in both.
 NOT_PROVOKED = {
+    Reason.HANDSHAKE_FLOOD: NO_LUCK,
+    Reason.RESP_SUPERSEDED: NO_LUCK,
+    Reason.RESPONSE_NOT_SENT: NO_LUCK,
+    Reason.HANDSHAKE_PURGED_IFDOWN: NO_LUCK,
+    Reason.SOCK_USER_DATA_NULL: NO_LUCK,
+    Reason.PEER_DEAD_RX: NO_LUCK,
     Reason.SKB_CLONE_NOMEM: NO_MEMORY,
     Reason.HANDSHAKE_TX_NOMEM: NO_MEMORY,
     Reason.KEEPALIVE_NOMEM: NO_MEMORY,
     Reason.INNER_TRIM_FAILED: NO_MEMORY,
     Reason.ENCRYPT_FAILED: NO_MEMORY,
     Reason.GSO_SEGMENT_FAILED: "the kernel cuts or refuses such a super-packet before WireGuard sees it",
-    Reason.PEER_DEAD_TX: "needs the peer to go between two statements, when its packet has a key and no queue",
+    Reason.PEER_DEAD_TX: "needs the peer to go when its packet has a key, and before it has a queue",
     Reason.ENDPOINT_FROM_SKB_FAILED: "cannot be: prepare_skb_header() has refused what is not IP long before",
     Reason.KEYPAIR_INVALID: (
         "cannot be: only decrypt_packet() marks a receiving key, and only one that is expired or used up"

@@ -28,7 +28,7 @@ from wgtrace.lab.topology import Host, Network, two_hosts
 
 N = 23
 QUEUE, RING, HANDSHAKES = 1024, 1024, 4096  # MAX_QUEUED_PACKETS, MAX_QUEUED_INCOMING_HANDSHAKES
-ROUNDS = 23  # of what needs luck
+ROUNDS = 11  # of what needs luck; where there is none in all of them the table says so
 INITIATION, KEEPALIVE = 148, 32  # bytes on the wire
 UDP_SEGMENT, PACKET_VNET_HDR = 103, 15
 VNET_NEEDS_CSUM, VNET_GSO_TCPV4 = 1, 1
@@ -190,8 +190,7 @@ def test_two_initiations_at_once(tracer: Tracer, ledger: Ledger, ifname: str) ->
                 break
         others = report.totals.get("handshake_init_replay", 0)  # overtaken, on another CPU
         flooded = sent - others - report.steps["init_accepted"]
-        assert flooded
-        ledger.holds(report, {"handshake_flood": flooded} | _some("handshake_init_replay", others))
+        ledger.holds(report, _some("handshake_flood", flooded) | _some("handshake_init_replay", others))
 
 
 def _some(reason: str, count: int) -> dict[str, int]:
@@ -299,7 +298,6 @@ def test_one_response_many_times(tracer: Tracer, ledger: Ledger, ifname: str) ->
     assert set(found) <= {"resp_superseded", "resp_bad_state", "resp_unknown_index"}
     for reason, count in found.items():
         ledger.add(reason, 6 - sum(n for r, n in found.items() if r != reason), count)
-    assert found["resp_superseded"]
 
 
 def test_the_interface_goes_down_over_handshakes(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
@@ -322,9 +320,10 @@ def test_the_interface_goes_down_over_handshakes(tracer: Tracer, ledger: Ledger,
                 break
     # A response that is made finds no socket any more: its initiation was accepted.
     found = {r: n for r, n in report.totals.items() if r != "udp_sock_null"}
-    assert set(found) == set(sent)
+    assert set(found) <= set(sent)
     for reason, other in (tuple(sent), tuple(sent)[::-1]):
-        ledger.add(reason, count - report.steps["init_accepted"] - found[other], found[reason])
+        not_accepted = count - report.steps["init_accepted"]
+        ledger.add(reason, not_accepted - found.get(other, 0), found.get(reason, 0))
 
 
 def test_a_socket_that_is_closed(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
@@ -356,9 +355,10 @@ def test_a_socket_that_is_closed(tracer: Tracer, ledger: Ledger, ifname: str) ->
             report = tracer.settled(lambda r, n=lost: sum(r.totals.values()) >= n, ifname)  # type: ignore[misc]
             if report.totals.get("sock_user_data_null"):
                 break
+    assert set(report.totals) <= {"bad_header", "sock_user_data_null"}
     closing = lost - report.totals["bad_header"]
-    assert closing
-    ledger.holds(report, {"bad_header": lost - closing, "sock_user_data_null": closing})
+    ledger.add("sock_user_data_null", closing, report.totals.get("sock_user_data_null", 0))
+    ledger.add("bad_header", lost - closing, report.totals["bad_header"])
 
 
 def _no_ports(host: Host) -> int:
@@ -401,7 +401,7 @@ def test_a_peer_removed_under_traffic(tracer: Tracer, ledger: Ledger, ifname: st
     for reason in report.totals:
         others = sum(n for r, n in report.totals.items() if r != reason)
         ledger.add(reason, count[0] - others, report.totals[reason])
-    assert report.count("peer_dead_rx", peer.public_key) == report.totals["peer_dead_rx"]
+    assert report.count("peer_dead_rx", peer.public_key) == report.totals.get("peer_dead_rx", 0)
 
 
 def test_in_too_many_pieces(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
