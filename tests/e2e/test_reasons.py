@@ -143,8 +143,9 @@ def test_full_queues_on_the_way_in(tracer: Tracer, ledger: Ledger, ifname: str) 
         began = INITIATION + KEEPALIVE  # what brought up the session
         arrived = [(received_bytes(net.b, peer.public_key) - began) // KEEPALIVE for peer, _sock in peers]
         lost = sum(counts) - sum(arrived)
-        assert lost > N
-        ledger.holds(report, {"rx_queue_full": N, "decrypt_queue_full": lost - N})
+        late, many = (report.totals[reason] for reason in ("rx_queue_full", "decrypt_queue_full"))
+        assert N - 2 <= late <= N  # a worker may have one in its hands already
+        ledger.holds(report, {"rx_queue_full": lost - many, "decrypt_queue_full": lost - late})
         for (peer, _sock), sent, there in zip(peers, counts, arrived, strict=True):
             count = report.count("rx_queue_full", peer.public_key)
             assert count + report.count("decrypt_queue_full", peer.public_key) == sent - there
