@@ -100,6 +100,7 @@ def main() -> int:
         print(f"netns.sh ended with {passed} after {time.monotonic() - began:.0f} s", flush=True)
         observer.end()
         ended = tracer.end()
+    print(f"wgtrace ended with {ended}; it said: {tracer.stderr or 'nothing'}", flush=True)
     summary = tracer.lines[-1]
     explained: Counter[str] = Counter()
     for total in summary["totals"]:
