@@ -152,7 +152,7 @@ ROWS = {
     "a bpftrace script: more": lambda found: _more(found, "bpftrace"),
     "pwru: more": lambda found: _more(found, "pwru"),
     "programs of wgtrace run for a good packet": lambda found: f"{found['runs']['good'][0]:.1f}",
-    "instructions in them": lambda found: f"{found['runs']['good'][1]:.0f}",
+    "instructions in them, with 46 a run for counting these": lambda found: f"{found['runs']['good'][1]:.0f}",
     "a `bad_header` drop: instructions in programs, of all that it costs more": lambda found: _drop(
         found, "bad_header"
     ),
