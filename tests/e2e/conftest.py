@@ -54,6 +54,11 @@ def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
         yield scenes
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What takes long, or was not seen to pass on every kernel yet, is run by `-m soak` only."""
+    config.addinivalue_line("markers", "soak: not part of `make test`")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Late come the tests that wait for slow scenes, then what needs all others, then what is for good."""
     last = ["test_slow.py", "test_table_of_reasons.py", "test_robust_last.py"]

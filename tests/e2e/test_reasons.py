@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from ledger import Ledger
 from noise import Impostor, ipv4
 from pyroute2 import WireGuard
@@ -205,6 +206,7 @@ def _all_seen(tracer: Tracer, sent: int, steps: tuple[str, ...], ifname: str) ->
     )
 
 
+@pytest.mark.soak
 def test_under_load(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
     """4096 handshakes may wait; from 512 on each is answered with a cookie, which lets 20 a second in."""
     with two_hosts(ifname=ifname) as net, _impostors(net, 1) as ((known, sock),):
@@ -420,6 +422,7 @@ def test_in_too_many_pieces(tracer: Tracer, ledger: Ledger, ifname: str) -> None
     assert [d["detail"]["nonce"] for d in report.drops] == list(range(1, N + 1))
 
 
+@pytest.mark.soak
 def test_handshakes_that_are_not_sent(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
     """No endpoint to send to, no key to make one with, and one sent just now; what waits says why."""
     with two_hosts(ifname=ifname) as net:

@@ -14,12 +14,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from scenes import new_key, send, wait_until
 from tracer import START_S, Line, Report, Tracer
 
 from wgtrace.lab.topology import Host, Network, two_hosts
 from wgtrace.recording.format import Block
 from wgtrace.recording.reader import opened
+
+pytestmark = pytest.mark.soak
 
 N, M = 23, 7
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)

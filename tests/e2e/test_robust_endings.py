@@ -21,6 +21,8 @@ from tracer import START_S, bpf_objects
 
 from wgtrace.lab.topology import Network, two_hosts
 
+pytestmark = pytest.mark.soak
+
 AT_ONCE = 3
 END_S = 120
 SEED = 23

@@ -28,6 +28,8 @@ from tracer import START_S, Report, Tracer
 
 from wgtrace.lab.topology import Network, two_hosts
 
+pytestmark = pytest.mark.soak
+
 #: What the kernel lets an interface be called: any bytes but a slash, a colon and white space.
 HOSTILE = b"\x1b[31m\x07\xc2\x9b\xe2\x80\xae\xff"
 HOSTILE_NETNS = "\x1b]0;owned\x07%n"
