@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from noise import Impostor, ipv4
 from scenes import add_impostor, drop_udp_to, udp
@@ -21,13 +22,18 @@ EXPIRED_S = 182  # REJECT_AFTER_TIME is 180 s
 
 @dataclass
 class SlowScenes:
-    """Two tunnels: one whose handshake is never answered, one whose session grows old."""
+    """Two tunnels: one whose handshake is never answered, one whose session grows old.
+
+    The old session is used when it has expired, whatever else goes on then: after 540 s
+    the kernel forgets its keys, and nobody knows how long the other tests take.
+    """
 
     began: float
     silent: Network
     aged: Network
     impostor: Impostor
     socket: socket.socket
+    old_session_used: threading.Timer = field(init=False)
 
     @classmethod
     @contextlib.contextmanager
@@ -39,13 +45,20 @@ class SlowScenes:
             impostor = add_impostor(aged.b, "172.20.0.7/32")
             with udp(aged.a, aged.b.outer_addr) as sock:
                 impostor.connect(sock, (aged.b.outer_addr, aged.b.listen_port))
-                yield cls(time.monotonic(), silent, aged, impostor, sock)
+                scenes = cls(time.monotonic(), silent, aged, impostor, sock)
+                scenes.old_session_used = threading.Timer(EXPIRED_S, scenes._use_old_session)
+                scenes.old_session_used.start()
+                try:
+                    yield scenes
+                finally:
+                    scenes.old_session_used.cancel()
+                    scenes.old_session_used.join()
 
     def wait_until(self, seconds: float) -> None:
         """Wait until so long after the beginning."""
         time.sleep(max(0.0, self.began + seconds - time.monotonic()))
 
-    def send_on_the_old_session(self) -> None:
+    def _use_old_session(self) -> None:
         """Good packets of a session older than the receiver takes."""
         inner = ipv4("172.20.0.7", self.aged.b.inner())
         for _ in range(PACKETS):

@@ -7,11 +7,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from scenes import send, wait_until
 from slow import SlowScenes
 from tracer import Tracer, bpf_objects
 
 from wgtrace.lab.topology import two_hosts
+
+pytestmark = pytest.mark.soak
 
 MODULES = Path("/proc/modules")
 SECURITY = Path("/sys/kernel/security")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ledger import Ledger
-from slow import EXPIRED_S, GIVE_UP_S, PACKETS, SlowScenes
+from slow import GIVE_UP_S, PACKETS, SlowScenes
 from tracer import Tracer
 
 
@@ -21,8 +21,7 @@ def test_giving_up(tracer: Tracer, ledger: Ledger, slow_scenes: SlowScenes) -> N
 
 def test_an_expired_session(tracer: Tracer, ledger: Ledger, slow_scenes: SlowScenes) -> None:
     """Good packets of a session older than 180 s: keypair_expired, with its peer and age."""
-    slow_scenes.wait_until(EXPIRED_S)
-    slow_scenes.send_on_the_old_session()
+    slow_scenes.old_session_used.join()
 
     report = tracer.settled(lambda r: r.totals.get("keypair_expired", 0) >= PACKETS, "aged0")
     ledger.holds(report, {"keypair_expired": PACKETS})
