@@ -86,10 +86,11 @@ def test_tshark_reads_the_packets(kernel: str, runs: dict[str, tuple[Path, Futur
         assert f"{whole}.{fraction[:9]}" == _epoch(drop["ts"])
         assert name == f"{drop['ifname']} {drop['direction']}"
         assert int(length) == flow["len"]
-        assert int(captured) == 28 + (8 if drop["detail"].get("message_type") and not drop["inner"] else 0)
+        is_message = not drop["inner"] and drop["reason"] != "bad_header"
+        assert int(captured) == 28 + (8 if is_message else 0)
         sub_reason = f" ({drop['sub_reason']})" if drop["sub_reason"] else ""
         which = "inner packet" if drop["inner"] else "outer datagram"
-        if not drop["inner"] and drop["detail"].get("message_type") == 4:
+        if not drop["inner"] and "nonce" in drop["detail"]:
             which += f" (counter {drop['detail']['nonce']})"
         peer = f"peer {drop['peer']['public_key']}" if drop["peer"] else "no peer known"
         assert comment == f"{drop['reason']}{sub_reason}, {which}, {peer}: {drop['why']}"
