@@ -209,21 +209,25 @@ def test_a_run_that_never_began_leaves_no_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may get more than 5000 bytes: to the writer what a full disk is."""
+    """No file may get more than 5000 bytes: to the writer what a full disk is.
+
+    Only while the writer writes: pytest's own output may be a file, too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_ends_the_run_and_keeps_what_was_written(tmp_path: Path) -> None:
     """The error says what is kept; the file ends with a whole block, and its replay that it breaks off."""
     path = tmp_path / "wg.rec"
 
-    with pytest.raises(RecordingError) as failed:
+    with pytest.raises(RecordingError) as failed, small_disk():
         record(numbered(97), path)
 
     assert failed.value.exit_code == 3
