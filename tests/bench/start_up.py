@@ -213,7 +213,7 @@ def measure(step: str, headers: Path, kernel: str, runs: int) -> Figures:
 
 def _in_lab(headers: Path, kernel: str, runs: int) -> Figures:
     """The step "attach", in the lab's machine with that kernel."""
-    command = [sys.executable, "-m", "wgtrace.lab.commands", "run", "--kernel", kernel, "--timeout", "0"]
+    command = [sys.executable, "-m", "wgtrace.commands.lab", "run", "--kernel", kernel, "--timeout", "0"]
     for directory in (_HERE.parent, headers):
         command += ["--mount", str(directory)]
     command += ["--", "python3", f"/mnt/host/{_HERE.parent.name}/{_HERE.name}", "--kernel", kernel]

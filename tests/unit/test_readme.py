@@ -17,6 +17,8 @@ import jsonschema
 import pytest
 
 from wgtrace import cli
+from wgtrace.commands import options
+from wgtrace.commands.drops import drops
 from wgtrace.diagnosis.explain import SLUGS
 from wgtrace.errors import UnsupportedError, UsageError
 from wgtrace.events.reasons import CATALOGUE, Reason
@@ -90,15 +92,15 @@ def test_findings_are_those_of_the_rules() -> None:
 
 def test_options_are_those_of_drops() -> None:
     """The table of options has each option of `wgtrace drops`, by all its names, in its order."""
-    options = [param for param in cli.drops.params if isinstance(param, click.Option)]
-    expected = [", ".join(f"`{name}`" for name in option.opts) for option in options]
+    its = [param for param in drops.params if isinstance(param, click.Option)]
+    expected = [", ".join(f"`{name}`" for name in option.opts) for option in its]
 
     assert [row[0] for row in table("Options of `drops`", "option")] == expected
 
 
 def test_exit_statuses_are_those_of_the_code() -> None:
     """The table of exit statuses has each that wgtrace can end with."""
-    expected = [0, cli.EXIT_FINDINGS, UsageError.exit_code, UnsupportedError.exit_code, cli.EXIT_INTERNAL]
+    expected = [0, options.EXIT_FINDINGS, UsageError.exit_code, UnsupportedError.exit_code, cli.EXIT_INTERNAL]
 
     assert [int(row[0]) for row in table("Options of `drops`", "exit status")] == expected
 

@@ -33,6 +33,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from wgtrace import cli, pipeline
+from wgtrace.commands import replay as command
 from wgtrace.recording import replay
 from wgtrace.outputs import console, jsonl, table
 if os.geteuid() == 0:

@@ -34,7 +34,7 @@ _icount_option = click.option(
 _rebuild_option = click.option("--rebuild", is_flag=True, help="Fetch Debian's packages anew first.")
 
 
-@click.group()
+@click.group(short_help="Try things in a virtual machine with a Debian kernel.")
 def lab() -> None:
     """Boot a virtual machine with a Debian kernel and this wgtrace in it.
 

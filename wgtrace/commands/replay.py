@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`wgtrace replay`: a recording, shown as the live command would have shown the run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from wgtrace.commands import options
+from wgtrace.commands.terminal import sink_of, warn
+from wgtrace.commands.view import public_keys
+from wgtrace.events.flow_filter import Filter
+from wgtrace.events.reasons import Direction
+
+_VIEWS = ("drops",)
+
+
+@click.command(short_help="Show a recording, anywhere and without root.")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(readable=False, path_type=Path)
+)
+@click.option(
+    "--view",
+    "view_name",
+    type=click.Choice(_VIEWS),
+    default=_VIEWS[0],
+    show_default=True,
+    help="The command whose output to give.",
+)
+@options.peers
+@options.directions
+@options.reasons
+@options.as_json
+@options.exit_code
+@options.quiet
+def replay(
+    files: tuple[Path, ...],
+    view_name: str,
+    peers: tuple[str, ...],
+    directions: tuple[str, ...],
+    reasons: tuple[str, ...],
+    as_json: bool,
+    exit_code: bool,
+    quiet: bool,
+) -> None:
+    """Show a recording as the live command would have shown the run.
+
+    Of a rotation give all files, in any order, or those of interest. It needs
+    neither root nor BCC nor WireGuard. What is missing of the recording (it was cut,
+    a byte was changed, the disk was full) is said, and the rest is shown.
+
+    \b
+    wgtrace replay wg0.rec
+    wgtrace replay wg0.rec --peer berlin --json
+    wgtrace replay /var/log/wg.rec*
+
+    \b
+    Exit status: 0 shown; 1 findings of severity error (--exit-code); 2 wrong
+    usage, or no recording; 3 not permitted to read it, or of a newer wgtrace.
+    """
+    from wgtrace.pipeline import DropsRun, Limits, Signals
+    from wgtrace.recording.replay import Recording
+
+    wanted_reasons = frozenset(options.reason(text) for text in reasons)
+    with contextlib.closing(Recording(files)) as recording, Signals() as signals:
+        known = {key: peer.name for key, peer in recording.peers().items()} if peers else {}
+        wanted = Filter(
+            frozenset(key for text in peers for key in public_keys(text, known, "the recording")),
+            frozenset(Direction(text) for text in directions),
+            wanted_reasons,
+        )
+        sinks = [sink_of(as_json, quiet)]
+        view = {"drops": DropsRun}[view_name]
+        run = view(recording, recording, sinks, wanted, warn, recording.asked)
+        run.start()
+        findings = run.run(Limits(), signals)
+    if exit_code and any(finding.severity.value == "error" for finding in findings):
+        sys.exit(options.EXIT_FINDINGS)
