@@ -25,6 +25,14 @@ BPF_ARRAY(sites, struct wgt_sites, 1);
 BPF_ARRAY(filters, struct wgt_filter, 1);
 BPF_HASH(wanted_peers, struct wgt_public_key, u32, 1024);
 
+/* The task, or the CPU where it is the idle task: pid 0 is on every CPU. */
+static __always_inline u64 current_frame(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	return (u32)id ? id : (1ULL << 63) | bpf_get_smp_processor_id();
+}
+
 /* Atomic, because an interrupt may run another program on this very CPU. */
 static __always_inline void count_loss(u32 cause)
 {

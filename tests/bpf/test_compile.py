@@ -98,14 +98,14 @@ def test_an_error_names_the_file_and_the_line(
     kernel: Kernel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A mistake in a file of bpf/ is reported by clang with that file's name."""
-    for name in (*source.HEADERS, *source.CONCERNS):
+    for name in source.FILES:
         (tmp_path / name).write_text((source.bpf_directory() / name).read_text())
     with (tmp_path / "drop.bpf.c").open("a") as file:
         file.write("\nint broken(void) { return no_such_thing; }\n")
 
     with (
         pytest.raises(Exception, match="compile"),
-        compiled(source.joined([], tmp_path), kernel.wireguard.c_definitions(source.KERNEL_TYPES)),
+        compiled(source.joined([], directory=tmp_path), kernel.wireguard.c_definitions(source.KERNEL_TYPES)),
     ):
         pass
 

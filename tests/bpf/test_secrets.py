@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from wgtrace.loader.source import CONCERNS, HEADERS, bpf_directory, kprobe_program, program_text
+from wgtrace.loader.source import FILES, bpf_directory, kprobe_program, program_text
 from wgtrace.probes.catalogue import CATALOGUE
 
 # Members of WireGuard's structs that hold a secret, or whole structs that do.
@@ -38,7 +38,7 @@ MAY_READ: Final = {
 
 def _text() -> str:
     """All that runs in the kernel, without comments."""
-    files = "".join((bpf_directory() / name).read_text() for name in (*HEADERS, *CONCERNS))
+    files = "".join((bpf_directory() / name).read_text() for name in FILES)
     programs = "".join(program_text(kprobe_program(probe, probe.targets[0])) for probe in CATALOGUE)
     return re.sub(r"/\*.*?\*/|//[^\n]*", "", files + programs, flags=re.DOTALL)
 

@@ -63,7 +63,10 @@ class Plan:
         """What the compiler is to make the programs of."""
         texts = [text for variants in self.variants.values() for _program, text in variants]
         flags = (*CFLAGS, f"-DWGT_MAX_DEVICES={self.devices}", *capture_flags(self.snaplen))
-        return Source(source.joined(texts), flags, self.wireguard.c_definitions(source.KERNEL_TYPES))
+        concerns = {probe.file for probe in self.catalogue}
+        return Source(
+            source.joined(texts, concerns), flags, self.wireguard.c_definitions(source.KERNEL_TYPES)
+        )
 
     @functools.cached_property
     def variants(self) -> dict[str, list[tuple[Program, str]]]:

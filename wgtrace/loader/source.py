@@ -9,14 +9,19 @@ fentry) is only known on the user's kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wgtrace.probes.types import CONTEXT, Point, Probe
 
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
-CONCERNS = ("drop.bpf.c", "handshake.bpf.c")
+# The files with handlers, which a row of a catalogue names, and what each needs before it.
+CONCERNS = {
+    "drop.bpf.c": ("drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
+    "handshake.bpf.c": ("handshake.bpf.c",),
+}
+FILES = (*HEADERS, *(name for names in CONCERNS.values() for name in names))
 
 # Every kernel type that the programs name, with what it contains.
 KERNEL_TYPES = (
@@ -153,11 +158,14 @@ def consume_skb_kprobe_text(program: Program) -> str:
     )
 
 
-def joined(programs: Iterable[str], directory: Path | None = None) -> str:
-    """The whole text: kernel types, our headers, the concerns, the programs."""
+def joined(
+    programs: Iterable[str], concerns: Collection[str] = tuple(CONCERNS), directory: Path | None = None
+) -> str:
+    """The whole text: kernel types, our headers, what the concerns need, the programs."""
     root = directory or bpf_directory()
     parts = ["#include <uapi/linux/ptrace.h>\n", _PRELUDE]
-    for name in (*HEADERS, *CONCERNS):
+    needed = [name for concern, names in CONCERNS.items() if concern in concerns for name in names]
+    for name in (*HEADERS, *needed):
         text = (root / name).read_text().replace("#pragma once\n", "\n")
         parts.append(f'#line 1 "bpf/{name}"\n{text}')
     parts.append('#line 1 "programs"\n')

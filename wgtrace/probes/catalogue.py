@@ -12,6 +12,8 @@ from wgtrace.probes.types import CONTEXT, Point, Probe
 
 WIREGUARD = "wireguard"
 
+_DROP, _HANDSHAKE = "drop.bpf.c", "handshake.bpf.c"
+
 _OUT = tuple(r for r in Reason if r.direction is Direction.TX)
 _IN = tuple(r for r in Reason if r.direction is Direction.RX)
 _NOT_QUEUED = (Reason.RNG_NOT_READY, Reason.HANDSHAKE_QUEUE_CONTENDED, Reason.HANDSHAKE_QUEUE_FULL)
@@ -32,27 +34,29 @@ _SENT = (HandshakeCode.INIT_SENT.id, HandshakeCode.RESPONSE_SENT.id)
 
 
 def _entry(
-    target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str
+    target: str,
+    handler: str,
+    args: tuple[str, ...],
+    gives: tuple[str, ...],
+    tells: str,
+    without: str,
+    file: str = _HANDSHAKE,
 ) -> Probe:
-    return Probe(
-        f"{target.replace('_', '-')}", (target,), WIREGUARD, Point.ENTRY, handler, args, gives, tells, without
-    )
+    name = target.replace("_", "-")
+    return Probe(name, (target,), WIREGUARD, Point.ENTRY, file, handler, args, gives, tells, without)
 
 
 def _return(
-    target: str, handler: str, args: tuple[str, ...], gives: tuple[str, ...], tells: str, without: str
+    target: str,
+    handler: str,
+    args: tuple[str, ...],
+    gives: tuple[str, ...],
+    tells: str,
+    without: str,
+    file: str = _HANDSHAKE,
 ) -> Probe:
-    return Probe(
-        f"{target.replace('_', '-')}-return",
-        (target,),
-        WIREGUARD,
-        Point.RETURN,
-        handler,
-        args,
-        gives,
-        tells,
-        without,
-    )
+    name = f"{target.replace('_', '-')}-return"
+    return Probe(name, (target,), WIREGUARD, Point.RETURN, file, handler, args, gives, tells, without)
 
 
 CATALOGUE: tuple[Probe, ...] = (
@@ -61,6 +65,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("kfree_skb",),
         "",
         Point.TRACEPOINT,
+        _DROP,
         "handle_kfree_skb",
         ("struct sk_buff *skb", "u64 location", "u32 reason", CONTEXT),
         (
@@ -76,6 +81,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("consume_skb",),
         "",
         Point.TRACEPOINT,
+        _DROP,
         "handle_consume_skb",
         ("struct sk_buff *skb", "u64 location"),
         (
@@ -93,8 +99,11 @@ CATALOGUE: tuple[Probe, ...] = (
         _PURGED,
         "why packets that wait for a handshake are thrown away",
         "packets thrown away while they wait for a handshake",
+        _DROP,
     ),
-    _return("wg_packet_purge_staged_packets", "handle_purge_return", (), _PURGED, "that it is over", ""),
+    _return(
+        "wg_packet_purge_staged_packets", "handle_purge_return", (), _PURGED, "that it is over", "", _DROP
+    ),
     _entry(
         "wg_receive_handshake_packet",
         "handle_receive_handshake",
@@ -172,6 +181,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("chacha20poly1305_decrypt",),
         "libchacha20poly1305",
         Point.ENTRY,
+        _HANDSHAKE,
         "handle_aead",
         ("u8 *dst", "u8 *src", "u64 src_len"),
         ("handshake_init_replay", "resp_decrypt_failed", "init_timestamp_decrypt_failed"),
@@ -183,6 +193,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("chacha20poly1305_decrypt",),
         "libchacha20poly1305",
         Point.RETURN,
+        _HANDSHAKE,
         "handle_aead_return",
         ("u64",),
         ("handshake_init_replay", "resp_decrypt_failed", "init_timestamp_decrypt_failed"),
@@ -218,6 +229,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("xchacha20poly1305_decrypt",),
         "libchacha20poly1305",
         Point.RETURN,
+        _HANDSHAKE,
         "handle_cookie_aead_return",
         ("u64",),
         (*_COOKIES_REFUSED, "cookie_received"),
@@ -334,6 +346,7 @@ CATALOGUE: tuple[Probe, ...] = (
         ("wg_set_device_doit", "wg_set_device"),
         WIREGUARD,
         Point.RETURN,
+        _HANDSHAKE,
         "handle_set_device_return",
         (),
         (),

@@ -37,7 +37,8 @@ class Probe:
         name: Stable kebab-case id.
         target: Kernel function or tracepoint; `targets` in order of preference.
         module: Kernel module it lives in; "" for the kernel itself.
-        handler: The C function of bpf/ that does the work.
+        file: The file of bpf/ with the handler.
+        handler: The C function that does the work.
         args: C types and names of the arguments that the handler takes, in the
             order of the kernel function; RETURN: the return value's type.
         gives: Reason ids and event ids that need it.
@@ -49,6 +50,7 @@ class Probe:
     targets: tuple[str, ...]
     module: str
     point: Point
+    file: str
     handler: str
     args: tuple[str, ...]
     gives: tuple[str, ...]

@@ -11,8 +11,7 @@ import pytest
 
 from wgtrace.loader import source
 from wgtrace.loader.source import (
-    CONCERNS,
-    HEADERS,
+    FILES,
     Program,
     bpf_directory,
     consume_skb_kprobe_text,
@@ -27,7 +26,7 @@ from wgtrace.probes.types import CONTEXT, Point, Probe
 
 def row(point: Point, *args: str, module: str = "wireguard") -> Probe:
     """A row of the catalogue."""
-    return Probe("name", ("wg_xmit",), module, point, "handle_it", args, (), "tells", "without")
+    return Probe("name", ("wg_xmit",), module, point, "drop.bpf.c", "handle_it", args, (), "tells", "without")
 
 
 SKB, DEV = "struct sk_buff *skb", "struct net_device *dev"
@@ -123,7 +122,7 @@ def test_the_joined_text_marks_its_files() -> None:
     text = joined(["int on_wg_xmit(void) { return 0; }\n"])
 
     marks = re.findall(r'^#line 1 "(.*)"$', text, re.MULTILINE)
-    assert marks == [*(f"bpf/{name}" for name in (*HEADERS, *CONCERNS)), "programs"]
+    assert marks == [*(f"bpf/{name}" for name in FILES), "programs"]
     assert text.rindex("int on_wg_xmit(void)") > text.rindex('#line 1 "programs"')
 
 
@@ -141,10 +140,10 @@ def test_the_joined_text_includes_nothing_of_ours() -> None:
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     """A compiler's message names the line that the file has."""
-    for name in (*HEADERS, *CONCERNS):
+    for name in FILES:
         (tmp_path / name).write_text("/* first */\n#pragma once\nint third;\n")
 
-    text = joined([], tmp_path)
+    text = joined([], directory=tmp_path)
 
     for part in text.split("#line 1 ")[1:-1]:
         mark, *lines = part.split("\n")
@@ -155,7 +154,7 @@ def test_every_file_of_bpf_is_joined() -> None:
     """No file of bpf/ is left out by mistake."""
     there = {path.name for path in bpf_directory().iterdir() if path.suffix in (".c", ".h")}
 
-    assert there == {*HEADERS, *CONCERNS}
+    assert there == set(FILES)
 
 
 def test_bpf_is_found_in_a_checkout_and_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ from typing import Final
 import pytest
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.loader.source import CONCERNS, HEADERS, bpf_directory
+from wgtrace.loader.source import FILES, bpf_directory
 from wgtrace.probes.catalogue import CATALOGUE
 from wgtrace.probes.types import Point, Probe
 
 
 def _program_text() -> str:
     """What of bpf/ runs, without the ABI and without comments."""
-    names = [name for name in (*HEADERS, *CONCERNS) if name != "events.h"]
+    names = [name for name in FILES if name != "events.h"]
     text = "\n".join((bpf_directory() / name).read_text() for name in names)
     return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
 
