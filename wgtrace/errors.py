@@ -4,7 +4,7 @@
 WgtraceError            exit status 4
 ├── UsageError          2   what was asked for does not exist here
 ├── UnsupportedError    3   cannot run here: not root, no BTF, no WireGuard
-├── RecordingError      3   a recording cannot be written, or not be understood
+├── RecordingError      3   a recording is not understood
 ├── CompileError        4   the BPF text did not compile or load
 ├── StateError          4   netlink would not answer
 ├── UndecodableRecordError  4   a record that is no event of this ABI
@@ -46,7 +46,7 @@ class UnsupportedError(WgtraceError):
 
 
 class RecordingError(WgtraceError):
-    """A recording cannot be written any more, or is not understood by this wgtrace."""
+    """A recording is whole, and not understood by this wgtrace."""
 
     exit_code = 3
 

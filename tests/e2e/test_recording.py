@@ -172,7 +172,7 @@ def test_a_replay_tells_what_was_told_live(tracer: Tracer, ifname: str, tmp_path
     assert net.a.public_key.encode() in held
     assert [secret for secret in secrets if secret in held] == []
 
-    assert starved.returncode == 3
+    assert starved.returncode == 4
     assert "No space left on device" in starved_errors
     assert len(told(left, ifname).drops) > 0
     assert "the recording breaks off at " in str(left[-1]["incomplete_because"])

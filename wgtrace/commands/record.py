@@ -67,8 +67,8 @@ def record(
     With --rotate it may run for weeks, and FILE may be one of an earlier run.
 
     \b
-    Exit status: 0 ran; 2 wrong usage; 3 cannot run here, or the disk is full;
-    4 internal error.
+    Exit status: 0 ran; 2 wrong usage; 3 cannot run here; 4 internal error, or
+    the recording cannot be written.
     """
     from wgtrace.loader.build import begun
     from wgtrace.loader.tracer import Settings, Tracer

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from wgtrace.errors import RecordingError, UsageError
+from wgtrace.errors import OutputError, UsageError
 from wgtrace.recording.format import MAGIC, Block, Flag, Kind, file_header, packed
 from wgtrace.state.clock import boottime_ns
 
@@ -59,7 +59,7 @@ class Output:
         """Append a block.
 
         Raises:
-            RecordingError: The disk is full, or broken. What was written stays readable.
+            OutputError: The disk is full, or broken. What was written stays readable.
         """
         self._append(packed(Block(kind, self._number, boottime_ns(), body, flags)))
         self._number += 1
@@ -110,8 +110,8 @@ class Output:
         self._size += len(data)
         self.written_bytes += len(data)
 
-    def _failed(self, exc: OSError) -> RecordingError:
-        return RecordingError(
+    def _failed(self, exc: OSError) -> OutputError:
+        return OutputError(
             f"cannot write on to {self.path}: {exc.strerror}",
             f"what was recorded until now is kept, {self._size:,} bytes of it in this file",
             f"make room, and see what there is: wgtrace replay {self.path}",
@@ -130,7 +130,7 @@ class Output:
                 with contextlib.suppress(FileNotFoundError):
                     self._rotated(at).rename(self._rotated(at + 1))
         except OSError as exc:
-            raise RecordingError(f"cannot rename {self.path}", exc.strerror or "") from exc
+            raise OutputError(f"cannot rename {self.path}", exc.strerror or "") from exc
 
 
 def _is_recording(path: Path) -> bool:

@@ -141,7 +141,7 @@ class Recorder:
         SIGUSR1 writes down all that is known at that moment.
 
         Raises:
-            RecordingError: The disk is full, or broken. What was written stays readable.
+            OutputError: The disk is full, or broken. What was written stays readable.
             UnsupportedError: Nothing can be seen any more; the recording says so.
         """
         signals.is_running = True

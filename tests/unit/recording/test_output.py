@@ -16,7 +16,7 @@ from factories import BERLIN, OFFSET_NS
 from runs import of, record, replayed
 from stand_ins import Host, Replay, Step, drop, total_of
 
-from wgtrace.errors import RecordingError, UsageError
+from wgtrace.errors import OutputError, UsageError
 from wgtrace.events.reasons import Reason
 from wgtrace.events.wire import DropEventWire
 from wgtrace.recording import recorder
@@ -227,10 +227,10 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_written(tmp_path: Path) -> 
     """The error says what is kept; the file ends with a whole block, and its replay that it breaks off."""
     path = tmp_path / "wg.rec"
 
-    with pytest.raises(RecordingError) as failed, small_disk():
+    with pytest.raises(OutputError) as failed, small_disk():
         record(numbered(97), path)
 
-    assert failed.value.exit_code == 3
+    assert failed.value.exit_code == 4
     assert failed.value.what == f"cannot write on to {path}: File too large"
     assert failed.value.do.endswith(f"wgtrace replay {path}")
     told, found = replayed(path), nonces(path)
