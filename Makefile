@@ -90,10 +90,13 @@ install:
 	cp -r wgtrace $(LIBDIR)/wgtrace
 	cp -r bpf $(LIBDIR)/wgtrace/bpf
 	find $(LIBDIR) -name __pycache__ -prune -exec rm -r {} +
-	$(PYTHON) -m compileall -q -s $(DESTDIR) $(LIBDIR)
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(LIBDIR)
 	@printf '%s\n' '#!$(PYTHON)' 'import sys' '' 'sys.path.insert(0, "$(PREFIX)/lib/wgtrace")' \
 		'from wgtrace.cli import main' '' 'sys.exit(main())' > $(LAUNCHER)
 	chmod 755 $(LAUNCHER)
+# The first start need not wait for the compiler; without WireGuard in the kernel it is still too early.
+	@[ -n "$(DESTDIR)" ] || $(PYTHON) -c 'import sys; sys.path.insert(0, "$(PREFIX)/lib/wgtrace"); \
+		from wgtrace.loader.build import begun; build = begun(); build and build.bytecode()'
 
 uninstall:
 	rm -rf $(LIBDIR) $(LAUNCHER) $(DESTDIR)/var/cache/wgtrace/programs
