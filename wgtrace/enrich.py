@@ -7,12 +7,13 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import peer_label, short_key, utc
 from wgtrace.events.reasons import CATALOGUE, Reason, SubReason
-from wgtrace.events.types import DropEvent
+from wgtrace.events.types import DropEvent, PeerRef, address_text
 from wgtrace.report import SeenDrop
 from wgtrace.state.types import Device, Snapshot
 
@@ -25,17 +26,23 @@ def enrich(event: DropEvent, snapshot: Snapshot, clock_offset_ns: int) -> SeenDr
         snapshot: The configuration of that moment.
         clock_offset_ns: CLOCK_REALTIME minus CLOCK_BOOTTIME.
     """
-    device = snapshot.device(event.device.ifname, event.device.netns)
-    if event.peer is not None and event.peer.name is None and device is not None:
-        peer = device.peer(event.peer.public_key)
-        if peer is not None and peer.name is not None:
-            event = replace(event, peer=replace(event.peer, name=peer.name))
+    where, ref, name = event.device, event.peer, None
+    device = snapshot.device(where.ifname, where.netns)
+    if ref is not None and ref.name is None and device is not None:
+        peer = device.peer(ref.public_key)
+        name = peer.name if peer is not None else None
     return SeenDrop(
-        event=event,
-        ts_unix_ns=event.ts_ns + clock_offset_ns,
-        why=why(event, device),
-        netns_name=next((n.name for n in snapshot.namespaces if n.inode == event.device.netns), None),
+        event,
+        event.ts_ns + clock_offset_ns,
+        why(event, device),
+        ref if ref is None or name is None else _named(ref, name),
+        snapshot.netns_name(where.netns),
     )
+
+
+@lru_cache(4096)
+def _named(ref: PeerRef, name: str) -> PeerRef:
+    return replace(ref, name=name)
 
 
 def why(event: DropEvent, device: Device | None) -> str:
@@ -70,17 +77,17 @@ def _ifname(event: DropEvent) -> str:
 
 
 def _no_peer(event: DropEvent, device: Device | None) -> str | None:
-    return f"no peer has {event.inner.daddr} in its AllowedIPs" if event.inner else None
+    return f"no peer has {address_text(event.inner.daddr)} in its AllowedIPs" if event.inner else None
 
 
 def _src_not_allowed(event: DropEvent, device: Device | None) -> str | None:
     if event.inner is None:
         return None
     if event.owner is not None:
-        return f"{event.inner.saddr} is in the AllowedIPs of {peer_label(device, event.owner)}"
+        return f"{address_text(event.inner.saddr)} is in the AllowedIPs of {peer_label(device, event.owner)}"
     if event.sub_reason is SubReason.OWNED_BY_OTHER_PEER:
-        return f"{event.inner.saddr} is in another peer's AllowedIPs"
-    return f"{event.inner.saddr} is in no peer's AllowedIPs"
+        return f"{address_text(event.inner.saddr)} is in another peer's AllowedIPs"
+    return f"{address_text(event.inner.saddr)} is in no peer's AllowedIPs"
 
 
 def _send_failed(event: DropEvent, device: Device | None) -> str | None:
@@ -148,7 +155,7 @@ def _bad_mac1(event: DropEvent, device: Device | None) -> str | None:
 
 
 def _ratelimited(event: DropEvent, device: Device | None) -> str | None:
-    return f"more than 20 handshakes a second from {event.outer.saddr}" if event.outer else None
+    return f"more than 20 handshakes a second from {address_text(event.outer.saddr)}" if event.outer else None
 
 
 def _unknown_peer(event: DropEvent, device: Device | None) -> str | None:

@@ -14,7 +14,7 @@ COUNTERS: Final = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_error
 
 Key = tuple[str, int]
 """Name of an interface, and inode of its network namespace."""
-_Event = TypeVar("_Event", DropEvent, HandshakeEvent)
+_Event = TypeVar("_Event", bound=DropEvent | HandshakeEvent)
 _Total = TypeVar("_Total", DropTotal, HandshakeTotal)
 
 

@@ -27,7 +27,7 @@ from wgtrace.source import Host, Source
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
 POLL_S = 0.2
-UNSENT = (Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL)
+UNSENT = frozenset({Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL})
 ASK_AGAIN_S = 1.0
 _ROW_LIMIT = "(at most 1,000 a second for each reason and CPU)"
 
@@ -127,6 +127,7 @@ class DropsRun:
         self._sinks = sinks
         self._clock_offset_ns = host.clock_offset_ns
         self._wanted = wanted
+        self._wants_all = wanted == Filter()
         self._facts = facts or HostFacts()
         self._load = self._facts.load()
         self._changers: list[str] = []
@@ -210,14 +211,18 @@ class DropsRun:
                 continue
             if stale:
                 self._use(self._host.snapshot())
-            if self._is_unknown(event.device.ifname, event.device.netns) and not stale:
-                self._use(self._host.snapshot())
+            if (event.device.ifname, event.device.netns) not in self._at_home:
+                if self._is_unknown(event.device.ifname, event.device.netns) and not stale:
+                    self._use(self._host.snapshot())
+                event = self._interfaces.at(event)
             stale = False
             if isinstance(event, DropEvent):
                 is_unsent = is_unsent or event.reason in UNSENT
-                self._show(self._interfaces.at(event), limits)
+                self._show(event, limits)
             else:
-                self._evidence.feed(self._interfaces.at(event))
+                self._evidence.feed(event)
+        for sink in self._sinks:
+            sink.rest()
         if stale:
             self._use(self._host.snapshot())
         if is_unsent and self._host.elapsed_s() - self._asked_at > ASK_AGAIN_S:
@@ -232,14 +237,16 @@ class DropsRun:
     def _show(self, event: DropEvent, limits: Limits) -> None:
         seen = enrich(event, self._snapshot, self._clock_offset_ns)
         self._evidence.feed(seen)  # also what is not asked for: a cause may lie in it
-        public_key = event.peer.public_key if event.peer else None
-        if not event.matched or not self._wanted.passes(event.reason, public_key):
+        if not event.matched or not (self._wants_all or self._is_wanted(event)):
             return
         if limits.count is not None and self._shown >= limits.count:
             return
         self._shown += 1
         for sink in self._sinks:
             sink.drop(seen)
+
+    def _is_wanted(self, event: DropEvent) -> bool:
+        return self._wanted.passes(event.reason, event.peer.public_key if event.peer else None)
 
     def _is_unknown(self, ifname: str, netns: int) -> bool:
         """Whether this interface is new to us; asked once for each."""
@@ -250,6 +257,7 @@ class DropsRun:
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._at_home = {(device.ifname, device.netns) for device in snapshot.devices}
         renamed = self._interfaces.take(snapshot)
         for was, now in renamed:
             self._evidence.rename(was, now)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.events.reasons import Reason, SubReason
-from wgtrace.events.types import DropEvent, DropTotal, HandshakeTotal, Losses
+from wgtrace.events.types import DropEvent, DropTotal, HandshakeTotal, Losses, PeerRef, made_often
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
 
@@ -38,20 +38,22 @@ class RunStart:
     recorded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@made_often
 class SeenDrop:
     """A drop joined with the state of its moment.
 
     Attributes:
-        event: With the peer's name filled in.
+        event: As decoded.
         ts_unix_ns: CLOCK_REALTIME of the drop.
         why: One short sentence for this very packet, no full stop.
+        peer: The event's, with its name.
         netns_name: Name of the interface's namespace if it has one.
     """
 
     event: DropEvent
     ts_unix_ns: int
     why: str
+    peer: PeerRef | None = None
     netns_name: str | None = None
 
 
@@ -155,6 +157,9 @@ class Sink(Protocol):
 
     def drop(self, drop: SeenDrop) -> None:
         """Called for each drop shown."""
+
+    def rest(self) -> None:
+        """Called when there are no more drops for now: those before are to be seen."""
 
     def summary(self, summary: Summary) -> None:
         """Called for each interim count and once at the end."""

@@ -36,10 +36,10 @@ WATCHED = ("wg_xmit", "wg_packet_receive", "decrypt_packet", "wg_allowedips_look
 
 # What one would write today: who was refused, by what each function gave back.
 BPFTRACE_FUNCTION = """
-kprobe:%(name)s { @skb[tid, "%(name)s"] = arg1; }
+kprobe:%(name)s { @skb_%(name)s[tid] = arg1; }
 kretprobe:%(name)s {
-    if (@skb[tid, "%(name)s"] != 0) { @returned["%(name)s", retval != 0] = count(); }
-    delete(@skb[tid, "%(name)s"]);
+    if (@skb_%(name)s[tid] != 0) { @returned_%(name)s[retval != 0] = count(); }
+    delete(@skb_%(name)s[tid]);
 }
 """
 BPFTRACE_REST = (

@@ -129,8 +129,8 @@ def test_name_time_and_namespace_are_filled_in() -> None:
     """The peer's name, wall-clock time and the namespace's name come from the snapshot."""
     got = enrich(drop(Reason.NO_ENDPOINT, BERLIN), snapshot(netns_name="hub"), OFFSET_NS)
 
-    assert got.event.peer
-    assert got.event.peer.name == "berlin"
+    assert got.peer
+    assert got.peer.name == "berlin"
     assert got.ts_unix_ns == BOOT_NS + OFFSET_NS
     assert got.netns_name == "hub"
 
@@ -139,8 +139,8 @@ def test_nothing_is_guessed_for_an_unknown_interface() -> None:
     """Without the interface in the snapshot the peer keeps its key and has no name."""
     got = seen(drop(Reason.NO_ENDPOINT, BERLIN, ifname="wg7"))
 
-    assert got.event.peer
-    assert got.event.peer.name is None
+    assert got.peer
+    assert got.peer.name is None
     assert got.why == "AgICAgIC… has no endpoint yet and has not spoken"
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from factories import (
@@ -29,6 +29,7 @@ from factories import (
     written,
 )
 from records import flow4, record, total_key
+from rich.console import Console
 from stand_ins import Host, Replay, Step, drop, raw, step, total_of
 
 from wgtrace.diagnosis.finding import Finding
@@ -135,6 +136,22 @@ def test_a_drop_goes_all_the_way() -> None:
     assert "10.9.7.7" in told.findings[0].cause
     assert told.summary["complete"] is True
     assert [t["count"] for t in told.summary["totals"]] == [23]
+
+
+def test_what_a_poll_brings_is_seen_before_the_next() -> None:
+    """Rows wait in no buffer of ours for the next drop, which may come in an hour."""
+    files = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    sinks: list[Sink] = [JsonLinesSink(files[0]), TableSink(Console(file=files[1], width=200))]
+    seen: list[list[int]] = []
+
+    def look() -> None:
+        seen.append([cast("io.BytesIO", file.buffer).getvalue().count(b"not_allowed") for file in files])
+
+    with Signals() as signals:
+        replay = Replay([[FROM_NOBODY] * 2, [look], [FROM_NOBODY] * 3, [look]])
+        DropsRun(replay, Host(), sinks, Filter()).run(Limits(), signals)
+
+    assert seen == [[2, 2], [5, 5]]
 
 
 def test_the_start_is_told_before_anything_else() -> None:

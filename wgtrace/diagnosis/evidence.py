@@ -144,22 +144,27 @@ class Evidence:
     def _interface(self, ifname: str, netns: int) -> InterfaceEvidence:
         """The interface's evidence, to be added to."""
         key = (ifname, netns)
-        if key not in self._interfaces:
-            self._interfaces[key] = InterfaceEvidence(ifname, netns, probes=self._probes)
-        self._interfaces[key].changed()
-        return self._interfaces[key]
+        found = self._interfaces.get(key)
+        if found is None:
+            found = self._interfaces[key] = InterfaceEvidence(ifname, netns, probes=self._probes)
+        found.changed()
+        return found
 
     def _feed_drop(self, seen: SeenDrop) -> None:
         event = seen.event
         interface = self._interface(event.device.ifname, event.device.netns)
         kind = (event.reason, event.sub_reason, event.peer.public_key if event.peer else None)
         facts = _facts(event)
-        sightings = interface.sightings.setdefault(kind, {})
-        if facts in sightings:
-            sightings[facts].count += 1
-            sightings[facts].last = seen
-        elif _kinds(interface, event.reason) < MAX_KINDS:
+        sightings = interface.sightings.get(kind)
+        if sightings is None:
+            sightings = interface.sightings[kind] = {}
+        known = sightings.get(facts)
+        if known is not None:
+            known.count += 1
+            known.last = seen
+        elif interface.sampled.get(event.reason, 0) < MAX_KINDS:
             sightings[facts] = Sighting(1, seen)
+            interface.sampled[event.reason] = interface.sampled.get(event.reason, 0) + 1
         else:
             interface.not_sampled[event.reason] = interface.not_sampled.get(event.reason, 0) + 1
 
@@ -174,10 +179,6 @@ class Evidence:
         elif event.code in _ATTEMPT:
             attempts.count += 1
             attempts.since_unix_ns = attempts.since_unix_ns or event.ts_ns + self._clock_offset_ns
-
-
-def _kinds(interface: InterfaceEvidence, reason: Reason) -> int:
-    return sum(len(seen) for key, seen in interface.sightings.items() if key[0] is reason)
 
 
 def _needs_way(interface: InterfaceEvidence, key: str) -> bool:
@@ -216,7 +217,7 @@ def _enter(space: Namespace | None) -> str:
 
 
 def _outer_source(event: DropEvent) -> tuple[object, ...]:
-    return (Endpoint(event.outer.saddr, event.outer.sport),) if event.outer else ()
+    return (event.outer.saddr, event.outer.sport) if event.outer else ()
 
 
 def _outer_address(event: DropEvent) -> tuple[object, ...]:

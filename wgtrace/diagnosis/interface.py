@@ -80,6 +80,7 @@ class InterfaceEvidence:
         device: Its latest configuration, None if it could not be read.
         enter: What a command needs in front to run in its namespace, or "".
         sightings: Drops by (reason, sub-reason, peer) and by what sets them apart.
+        sampled: How many sightings of each reason there are.
         not_sampled: Drops by reason whose details did not fit the sample.
         probes: Every row of the probe catalogue.
         ways: What the kernel said last of the route to a peer's endpoint, by public key.
@@ -100,6 +101,7 @@ class InterfaceEvidence:
     handshake_totals: list[HandshakeTotal] = field(default_factory=list)
     counters: tuple[CounterLine, ...] = ()
     sightings: dict[Kind, dict[tuple[object, ...], Sighting]] = field(default_factory=dict)
+    sampled: dict[Reason, int] = field(default_factory=dict)
     not_sampled: dict[Reason, int] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     probes: tuple[ProbeStatus, ...] = ()

@@ -42,6 +42,7 @@ from wgtrace.events.wire import (
     Layer,
     PeerWire,
     TotalKeyWire,
+    layout,
     unpacker,
 )
 
@@ -49,7 +50,7 @@ from wgtrace.events.wire import (
 _TAI64_EPOCH = (1 << 62) + 10
 
 
-_HEADER = unpacker(EventHeader)
+_HEADER = layout(EventHeader).unpack_from
 _DROP, _DROP_LEN = unpacker(DropEventWire), ctypes.sizeof(DropEventWire)
 _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
@@ -62,6 +63,15 @@ _NO_KEY, _NO_TIME = bytes(32), bytes(12)
 
 # How many flows, peers and addresses are kept decoded: a flood repeats them.
 _KEPT = 4096
+
+# Quicker to look a number up in than to ask the enum.
+_REASONS: Final = {int(reason): reason for reason in Reason}
+_SUB_REASONS: Final = {int(sub_reason): sub_reason for sub_reason in SubReason}
+_A_DROP, _A_HANDSHAKE, _A_CONFIG = (
+    int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG)
+)
+# Not dropped yet, and NOT_SPECIFIED (2 since SKB_CONSUMED): no reason.
+_NO_REASON: Final = (None, "NOT_SPECIFIED", "NOT_DROPPED_YET")
 
 
 def _place(field: Any) -> slice:
@@ -151,53 +161,52 @@ class Decoder:
             UndecodableRecordError: It is no event of this ABI.
         """
         try:
-            header = _HEADER(record)
-            kind = EventKind(header.kind)
-            if header.len > len(record):
-                raise ValueError(f"the header says {header.len}")
-            if kind is EventKind.DROP:
-                return self._drop(header.ts_ns, _DROP(record), record[_DROP_LEN:])
-            if kind is EventKind.HANDSHAKE:
-                return _handshake(header.ts_ns, _HANDSHAKE(record))
-            return _config(header.ts_ns, _CONFIG(record))
-        except (ValueError, struct.error) as exc:
+            ts_ns, _cpu, kind, length = _HEADER(record)
+            if length > len(record):
+                raise ValueError(f"the header says {length}")
+            if kind == _A_DROP:
+                return self._drop(ts_ns, _DROP(record), record)
+            if kind == _A_HANDSHAKE:
+                return _handshake(ts_ns, _HANDSHAKE(record))
+            if kind == _A_CONFIG:
+                return _config(ts_ns, _CONFIG(record))
+            raise ValueError(f"{kind} is no kind of event")
+        except (ValueError, KeyError, struct.error) as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
 
-    def _drop(self, ts_ns: int, wire: Any, captured: bytes) -> DropEvent:
-        reason = Reason(wire.reason)
-        if wire.captured_len > len(captured):
-            raise ValueError(f"{wire.captured_len} bytes of a packet in {len(captured)}")
-        # 0 and 1 (2 since SKB_CONSUMED) are "not dropped yet" and NOT_SPECIFIED: no reason.
+    def _drop(self, ts_ns: int, wire: Any, record: bytes) -> DropEvent:
+        reason = _REASONS[wire.reason]
+        if wire.captured_len > len(record) - _DROP_LEN:
+            raise ValueError(f"{wire.captured_len} bytes of a packet in {len(record) - _DROP_LEN}")
         kernel_reason = self.kernel_reasons.get(wire.kernel_reason)
-        if kernel_reason in ("NOT_SPECIFIED", "NOT_DROPPED_YET"):
-            kernel_reason = None
         other = _key(wire.other_key) if wire.other_key != _NO_KEY else None
+        # By place: 25 keywords cost a microsecond. In the order of DropEvent.
         return DropEvent(
-            ts_ns=ts_ns,
-            device=_device(wire.device),
-            reason=reason,
-            sub_reason=SubReason(wire.sub_reason),
-            peer=_peer(wire.peer),
-            inner=_flow(wire.inner),
-            outer=_flow(wire.outer),
-            where=self.describe(wire.location) if wire.location else "",
-            kernel_reason=kernel_reason,
-            nonce=wire.nonce,
-            max_nonce=wire.max_nonce,
-            session_age_ns=wire.session_age_ns,
-            receiver_index=wire.receiver_index,
-            sender_index=wire.sender_index,
-            queue_len=wire.queue_len,
-            errno=-wire.err,
-            message_type=wire.message_type,
-            owner=other if reason is Reason.SRC_NOT_ALLOWED else None,
-            unknown_public_key=other if reason is Reason.UNKNOWN_PEER_PUBKEY else None,
-            timestamp=_tai64n(wire.timestamp),
-            latest_timestamp=_tai64n(wire.latest_timestamp),
-            payload=wire.payload[: wire.payload_len],
-            payload_len=wire.payload_len,
-            packet=_packet(wire, captured) if wire.packet_len else None,
-            matched=bool(wire.matched),
+            ts_ns,
+            _device(wire.device),
+            reason,
+            _SUB_REASONS[wire.sub_reason],
+            _peer(wire.peer),
+            _flow(wire.inner),
+            _flow(wire.outer),
+            self.describe(wire.location) if wire.location else "",
+            None if kernel_reason in _NO_REASON else kernel_reason,
+            wire.nonce,
+            wire.max_nonce,
+            wire.session_age_ns,
+            wire.receiver_index,
+            wire.sender_index,
+            wire.queue_len,
+            -wire.err,
+            wire.message_type,
+            other if reason is Reason.SRC_NOT_ALLOWED else None,
+            other if reason is Reason.UNKNOWN_PEER_PUBKEY else None,
+            _tai64n(wire.timestamp),
+            _tai64n(wire.latest_timestamp),
+            wire.payload[: wire.payload_len],
+            wire.payload_len,
+            _packet(wire, record[_DROP_LEN:]) if wire.packet_len else None,
+            bool(wire.matched),
         )
 
 

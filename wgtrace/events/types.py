@@ -4,15 +4,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar, dataclass_transform
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import Loss
 
 IPAddress = IPv4Address | IPv6Address
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
+def made_often(cls: type[_T]) -> type[_T]:
+    """A dataclass for what each packet makes anew: frozen for mypy only.
+
+    One that Python holds frozen takes eight times as long to make (25 fields: 2.5 µs, 0.3 µs).
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@lru_cache(4096)  # a flood repeats them
+def address_text(addr: IPAddress) -> str:
+    """The address as text."""
+    return str(addr)
+
+
+@made_often
 class Flow:
     """Addresses of one IP packet.
 
@@ -45,8 +63,8 @@ class Endpoint:
 
     def __str__(self) -> str:
         if self.addr.version == 6:
-            return f"[{self.addr}]:{self.port}"
-        return f"{self.addr}:{self.port}"
+            return f"[{address_text(self.addr)}]:{self.port}"
+        return f"{address_text(self.addr)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,9 @@ class PeerRef:
     public_key: str
     endpoint: Endpoint | None = None
     name: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.public_key)  # quick, and tells peers apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +121,7 @@ class Packet:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@made_often
 class DropEvent:
     """`struct wgt_drop_event`: WireGuard dropped or refused a packet.
 

@@ -375,6 +375,13 @@ class SitesWire(ctypes.Structure):
 _CODES: dict[Any, str] = {c_uint8: "B", c_uint16: "H", c_uint32: "I", c_uint64: "Q", c_int32: "i"}
 
 
+def layout(structure: type[ctypes.Structure]) -> struct.Struct:
+    """The struct for module struct: numbers, and arrays and structs in it as bytes."""
+    # Every gap has a field of its own (bpf/README.md), so "=" adds none.
+    kinds = [field[1] for field in structure._fields_]
+    return struct.Struct("=" + "".join(_CODES.get(kind, f"{ctypes.sizeof(kind)}s") for kind in kinds))
+
+
 def unpacker(structure: type[ctypes.Structure]) -> Callable[[bytes], Any]:
     """What reads a record that begins with this struct, a good deal quicker than ctypes.
 
@@ -382,10 +389,7 @@ def unpacker(structure: type[ctypes.Structure]) -> Callable[[bytes], Any]:
         A function of the record: the fields by name, arrays and structs in it as bytes. It
         raises struct.error if the record is too short.
     """
-    # Every gap has a field of its own (bpf/README.md), so "=" adds none.
-    fields = [(field[0], field[1]) for field in structure._fields_]
-    layout = "".join(_CODES.get(kind, f"{ctypes.sizeof(kind)}s") for _name, kind in fields)
-    unpack = struct.Struct(f"={layout}").unpack_from
-    record: Any = namedtuple(structure.__name__, [name for name, _kind in fields])  # type: ignore[misc]
-    make = record._make
+    unpack = layout(structure).unpack_from
+    fields: Any = namedtuple(structure.__name__, [field[0] for field in structure._fields_])  # type: ignore[misc]
+    make = fields._make
     return lambda record: make(unpack(record))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import lru_cache
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -20,6 +21,15 @@ def make_console(out: TextIO) -> Console:
         out.reconfigure(errors="replace")  # a terminal that has no `…` shows `?`
     width = None if out.isatty() or "COLUMNS" in os.environ else WIDE
     return Console(file=out, width=width, highlight=False, markup=False, emoji=False, legacy_windows=False)
+
+
+@lru_cache(64)
+def around(console: Console, style: str) -> tuple[str, str]:
+    """What the console writes before and after a text of this style."""
+    with console.capture() as capture:
+        console.print(Text("x", style), end="")
+    before, _, after = capture.get().partition("x")
+    return before, after
 
 
 def put(console: Console, *parts: tuple[str, str]) -> None:

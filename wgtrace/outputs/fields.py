@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Final
 
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import short_key
 from wgtrace.events.reasons import Direction, Reason
-from wgtrace.events.types import DropEvent, Flow, IPAddress, PeerRef, Tai64n
+from wgtrace.events.types import DropEvent, Flow, IPAddress, PeerRef, Tai64n, address_text
 from wgtrace.outputs.clean import clean
 from wgtrace.report import SeenDrop
 
@@ -32,6 +34,7 @@ class Field:
         text: What the column shows.
         min_width: Of the column; max_width: it grows up to this where there is room.
         is_number: Aligned to the right.
+        key: Of two drops with equal keys it holds and shows the same; None: each has its own.
     """
 
     json: str = ""
@@ -41,21 +44,72 @@ class Field:
     min_width: int = 0
     max_width: int = 0
     is_number: bool = False
+    key: Callable[[SeenDrop], Hashable] | None = None
+
+
+_KEPT: Final = 4096
+"""Texts that are kept for each group of fields: a flood repeats itself."""
+
+
+Write = Callable[[SeenDrop], str]
+"""The text of a drop, or of some of its fields."""
+
+
+def writer(fields: Iterable[Field], write: Callable[[Field], Write]) -> Write:
+    """What writes these fields, one after the other, and what was written before only once.
+
+    Args:
+        write: Gives what writes one field.
+    """
+    groups = groupby(fields, lambda field: field.key)
+    parts = [_kept(key, _joined([write(field) for field in group])) for key, group in groups]
+    return _joined(parts)
+
+
+def _joined(parts: list[Write]) -> Write:
+    return parts[0] if len(parts) == 1 else lambda drop: "".join([part(drop) for part in parts])
+
+
+def _kept(key: Callable[[SeenDrop], Hashable] | None, write: Write) -> Write:
+    if key is None:
+        return write
+    kept: dict[Hashable, tuple[str, SeenDrop]] = {}
+
+    def text(drop: SeenDrop) -> str:
+        of = key(drop)
+        found = kept.get(of)
+        if found is None:
+            if len(kept) >= _KEPT:
+                kept.clear()
+            found = kept[of] = write(drop), drop  # the drop too: a key may hold an id() of its parts
+        return found[0]
+
+    return text
 
 
 def rfc3339(unix_ns: int) -> str:
     """`2026-11-22T12:04:11.203000417Z`."""
     seconds, ns = divmod(unix_ns, 1_000_000_000)
     try:
-        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns:09d}Z"
+        return f"{_utc(seconds)}.{ns:09d}Z"
     except (ValueError, OverflowError, OSError):  # a peer's initiation may hold any 64-bit time
         return "9999-12-31T23:59:59.999999999Z"
+
+
+@lru_cache(64)
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def clock(unix_ns: int) -> str:
     """Local time of day as `12:04:11.203`, as tcpdump shows it."""
     seconds, ns = divmod(unix_ns, 1_000_000_000)
-    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ns // 1_000_000:03d}"
+    return f"{_local(seconds)}.{ns // 1_000_000:03d}"
+
+
+@lru_cache(64)
+def _local(seconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def day(unix_ns: int) -> str:
@@ -82,9 +136,10 @@ def proto_name(proto: int) -> str:
 
 def address(addr: IPAddress, port: int) -> str:
     """`10.9.4.7:52114`, `[fd00::1]:443`; without a port just the address."""
+    text = address_text(addr)
     if not port:
-        return str(addr)
-    return f"[{addr}]:{port}" if addr.version == 6 else f"{addr}:{port}"
+        return text
+    return f"[{text}]:{port}" if addr.version == 6 else f"{text}:{port}"
 
 
 def flow_text(drop: SeenDrop) -> str:
@@ -111,8 +166,8 @@ def flow_json(flow: Flow | None) -> Json | None:
         return None
     return {
         "family": flow.family,
-        "saddr": str(flow.saddr),
-        "daddr": str(flow.daddr),
+        "saddr": address_text(flow.saddr),
+        "daddr": address_text(flow.daddr),
         "proto": flow.proto,
         "sport": flow.sport,
         "dport": flow.dport,
@@ -218,10 +273,42 @@ DETAIL_KEYS: Final[dict[Reason, tuple[str, ...]]] = {
 _KEEP_NULL: Final = frozenset({"owner"})  # null says that nobody has the address
 
 
+_DETAILS: Final = {
+    reason: tuple((key, DETAIL[key], key in _KEEP_NULL) for key in keys)
+    for reason, keys in DETAIL_KEYS.items()
+}
+
+
 def detail_json(event: DropEvent) -> Json:
     """What is known beyond the common fields."""
-    values = {key: DETAIL[key](event) for key in DETAIL_KEYS.get(event.reason, ())}
-    return {key: value for key, value in values.items() if value is not None or key in _KEEP_NULL}
+    found: Json = {}
+    for key, get, keeps_null in _DETAILS.get(event.reason, ()):
+        value = get(event)
+        if value is not None or keeps_null:
+            found[key] = value
+    return found
+
+
+def _place(drop: SeenDrop) -> Hashable:
+    event = drop.event
+    return (
+        event.device,
+        drop.netns_name,
+        event.reason,
+        event.sub_reason,
+        event.where,
+        event.kernel_reason,
+    )
+
+
+# The decoder gives the same flow and peer for the same bytes; to hash their addresses costs more.
+def _flows(drop: SeenDrop) -> Hashable:
+    event = drop.event
+    return id(event.inner), id(event.outer), event.reason
+
+
+def _who(drop: SeenDrop) -> Hashable:
+    return id(drop.peer)
 
 
 TIME = Field("ts", lambda d: rfc3339(d.ts_unix_ns), "TIME", lambda d: clock(d.ts_unix_ns), 12, 12)
@@ -232,6 +319,7 @@ INTERFACE = Field(
     lambda d: interface_label(d.event.device.ifname, d.netns_name),
     8,
     20,
+    key=_place,
 )
 DIRECTION = Field(
     "direction",
@@ -240,27 +328,30 @@ DIRECTION = Field(
     lambda d: _DIRECTIONS[d.event.reason.direction],
     3,
     3,
+    key=_place,
 )
-PEER = Field("peer", lambda d: peer_json(d.event.peer), "PEER", lambda d: peer_text(d.event.peer), 9, 16)
-INNER = Field("inner", lambda d: flow_json(d.event.inner), "FLOW", flow_text, 36, 50)
-LENGTH = Field(title="LEN", text=_len_text, min_width=5, max_width=5, is_number=True)
-REASON = Field("reason", lambda d: d.event.reason.id, "REASON", lambda d: d.event.reason.id, 22, 26)
+PEER = Field("peer", lambda d: peer_json(d.peer), "PEER", lambda d: peer_text(d.peer), 9, 16, key=_who)
+INNER = Field("inner", lambda d: flow_json(d.event.inner), "FLOW", flow_text, 36, 50, key=_flows)
+LENGTH = Field(title="LEN", text=_len_text, min_width=5, max_width=5, is_number=True, key=_flows)
+REASON = Field(
+    "reason", lambda d: d.event.reason.id, "REASON", lambda d: d.event.reason.id, 22, 26, key=_place
+)
 WHY = Field("why", lambda d: clean(d.why), "WHY", lambda d: clean(d.why), 72, 72)
 
 FIELDS: Final = (
     TIME,
-    Field("netns", lambda d: d.event.device.netns),
+    Field("netns", lambda d: d.event.device.netns, key=_place),
     INTERFACE,
     DIRECTION,
     REASON,
-    Field("sub_reason", lambda d: d.event.sub_reason.id),
-    Field("layer", lambda d: "wireguard"),
-    Field("where", lambda d: d.event.where),
-    Field("kernel_reason", lambda d: d.event.kernel_reason),
+    Field("sub_reason", lambda d: d.event.sub_reason.id, key=_place),
+    Field("layer", lambda d: "wireguard", key=_place),
+    Field("where", lambda d: d.event.where, key=_place),
+    Field("kernel_reason", lambda d: d.event.kernel_reason, key=_place),
     PEER,
     INNER,
     LENGTH,
-    Field("outer", lambda d: flow_json(d.event.outer)),
+    Field("outer", lambda d: flow_json(d.event.outer), key=_flows),
     WHY,
     Field("detail", lambda d: detail_json(d.event)),
 )

@@ -153,6 +153,9 @@ class PcapngSink:
         if self._write(block(_PACKET, body, options)):
             interface.written += 1
 
+    def rest(self) -> None:
+        """Nothing: each block is written at once."""
+
     def summary(self, summary: Summary) -> None:
         """Write the Interface Statistics Blocks; nothing at an interim count."""
         if summary.interim:
@@ -233,9 +236,9 @@ def comment(drop: SeenDrop) -> str:
     event = drop.event
     sub_reason = f" ({event.sub_reason.id})" if event.sub_reason.id else ""
     peer = "no peer known"
-    if event.peer:
-        key = event.peer.public_key
-        peer = f"peer {event.peer.name} ({key})" if event.peer.name else f"peer {key}"
+    if drop.peer:
+        key = drop.peer.public_key
+        peer = f"peer {drop.peer.name} ({key})" if drop.peer.name else f"peer {key}"
     what = "packet not known"
     if event.packet and event.packet.data:
         what = "inner packet" if event.packet.is_inner else "outer datagram"

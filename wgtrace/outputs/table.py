@@ -12,7 +12,7 @@ from rich.console import Console
 from wgtrace.diagnosis.words import count_of
 from wgtrace.events.reasons import Direction
 from wgtrace.outputs.clean import clean
-from wgtrace.outputs.console import put
+from wgtrace.outputs.console import around, put
 from wgtrace.outputs.fields import (
     DIRECTION,
     INNER,
@@ -23,7 +23,9 @@ from wgtrace.outputs.fields import (
     TIME,
     WHY,
     Field,
+    Write,
     day,
+    writer,
 )
 from wgtrace.outputs.summary import print_summary, wrapped
 from wgtrace.probes.types import Mechanism, ProbeStatus
@@ -59,6 +61,7 @@ class TableSink:
         self._columns: tuple[Field, ...] = _ONE_LINE
         self._widths: dict[Field, int] = {}
         self._has_reason_below = False
+        self._row = writer(self._columns, self._styled)
 
     def start(self, start: RunStart) -> None:
         """Write the banner and the titles."""
@@ -78,18 +81,15 @@ class TableSink:
             return
         if not self._widths:
             self._lay_out(several=False)
-        put(self._console, *[self._styled(field, drop) for field in self._columns])
+        # rich takes ten times as long for a line; it says how a style begins and ends (`around`).
+        lines = [self._row(drop).rstrip()]
         if self._has_reason_below:
-            reason, text = drop.event.reason.id, f"{_INDENT}{drop.event.reason.id}: {clean(drop.why)}"
-            first, *rest = wrapped(text, max(self._console.width, 40), _INDENT)
-            put(
-                self._console,
-                (_INDENT, ""),
-                (reason, _STYLES[REASON]),
-                (first[len(_INDENT) + len(reason) :], ""),
-            )
-            for line in rest:
-                put(self._console, (line, ""))
+            lines += self._below(drop)
+        self._console.file.write("\n".join(lines) + "\n")
+
+    def rest(self) -> None:
+        """Have the rows that are written be seen."""
+        self._console.file.flush()
 
     def summary(self, summary: Summary) -> None:
         """Write the closing summary and the findings."""
@@ -108,22 +108,37 @@ class TableSink:
                 grown = min(spare, field.max_width - field.min_width)
                 self._widths[field] += grown
                 spare -= grown
+        self._row = writer(columns, self._styled)
 
-    def _styled(self, field: Field, drop: SeenDrop) -> tuple[str, str]:
-        text = field.text(drop) if field.text else ""
-        style = _STYLES.get(field, "")
-        if field is DIRECTION and drop.event.reason.direction is Direction.HANDSHAKE:
-            style = "magenta"
-        return self._cell(field, text), style
+    def _below(self, drop: SeenDrop) -> list[str]:
+        reason = drop.event.reason.id
+        text = f"{_INDENT}{reason}: {clean(drop.why)}"
+        first, *rest = wrapped(text, max(self._console.width, 40), _INDENT)
+        before, after = around(self._console, _STYLES[REASON])
+        return [f"{_INDENT}{before}{reason}{after}{first[len(_INDENT) + len(reason) :]}".rstrip(), *rest]
+
+    def _styled(self, field: Field) -> Write:
+        before, after = around(self._console, _STYLES.get(field, ""))
+        text = field.text or (lambda _drop: "")
+        if field is not DIRECTION:
+            return lambda drop: f"{before}{self._cell(field, text(drop))}{after}"
+
+        def direction(drop: SeenDrop) -> str:
+            style = "magenta" if drop.event.reason.direction is Direction.HANDSHAKE else ""
+            before, after = around(self._console, style)
+            return f"{before}{self._cell(field, text(drop))}{after}"
+
+        return direction
 
     def _cell(self, field: Field, text: str) -> str:
         """The text padded to its column. A name is cut, a fact never: then the rest of the line moves."""
         width = self._widths[field]
         if field is self._columns[-1]:
             return text
-        if field in (PEER, INTERFACE) and cell_len(text) > width:
-            text = set_cell_size(text, width - 1) + "…"
-        room = " " * max(0, width - cell_len(text))
+        length = len(text) if text.isascii() else cell_len(text)
+        if field in (PEER, INTERFACE) and length > width:
+            text, length = set_cell_size(text, width - 1) + "…", width
+        room = " " * max(0, width - length)
         return (room + text if field.is_number else text + room) + _GAP
 
 

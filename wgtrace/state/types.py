@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 
 from wgtrace.events.types import Endpoint, IPAddress
@@ -33,7 +34,7 @@ class Peer:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Device:
     """A WireGuard interface with its peers.
 
@@ -59,7 +60,11 @@ class Device:
 
     def peer(self, public_key: str) -> Peer | None:
         """The peer with this base64 public key, or None."""
-        return next((p for p in self.peers if p.public_key == public_key), None)
+        return self._by_key.get(public_key)
+
+    @cached_property
+    def _by_key(self) -> dict[str, Peer]:
+        return {peer.public_key: peer for peer in reversed(self.peers)}
 
     def owner_of(self, addr: IPAddress) -> Peer | None:
         """The peer whose AllowedIPs hold `addr` by longest prefix, or None."""
@@ -187,7 +192,7 @@ class Namespace:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """Every WireGuard interface that was looked at, at one moment.
 
@@ -203,4 +208,16 @@ class Snapshot:
 
     def device(self, ifname: str, netns: int) -> Device | None:
         """The interface of this name in the namespace with this inode, or None."""
-        return next((d for d in self.devices if d.ifname == ifname and d.netns == netns), None)
+        return self._by_name.get((ifname, netns))
+
+    def netns_name(self, inode: int) -> str | None:
+        """The name of the namespace with this inode, or None."""
+        return self._netns_names.get(inode)
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, int], Device]:
+        return {(device.ifname, device.netns): device for device in reversed(self.devices)}
+
+    @cached_property
+    def _netns_names(self) -> dict[int, str | None]:
+        return {space.inode: space.name for space in reversed(self.namespaces)}

@@ -33,6 +33,7 @@ from factories import (
 )
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import DropTotal, Losses, Tai64n
@@ -164,6 +165,32 @@ def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not escapes(False)
     monkeypatch.setenv("NO_COLOR", "1")
     assert not escapes(True)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("colours", ["standard", "256", "truecolor"])
+def test_a_row_is_what_rich_would_write(colours: Any, width: int) -> None:
+    """Rows are put together without rich: its colours are the same, its text that without colours."""
+
+    def rows(colours: Any) -> list[str]:
+        to = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=colours, markup=False)
+        sink = TableSink(to)
+        for event, _ in whole_run().drops:
+            sink.drop(seen(event))
+        return written(to).splitlines()
+
+    def by_rich(row: str) -> str:
+        to = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=colours, markup=False)
+        to.print(Text.from_ansi(row), soft_wrap=True, end="", highlight=False)
+        return written(to)
+
+    coloured = rows(colours)
+
+    assert [by_rich(row) for row in coloured] == coloured
+    assert [Text.from_ansi(row).plain for row in coloured] == rows(None)
+    assert sum("\x1b[1;31m" in row for row in coloured) == 7  # reasons
+    assert sum("\x1b[35m" in row for row in coloured) == 2  # handshake messages
+    assert sum("\x1b[2m12:04:11.203" in row for row in coloured) == 7
 
 
 def test_a_pipe_gets_one_line_for_each_drop(monkeypatch: pytest.MonkeyPatch) -> None:
