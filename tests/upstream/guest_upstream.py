@@ -74,10 +74,10 @@ class Observer:
 
 def _listening(path: Path) -> socket.socket:
     """A socket of that namespace that hears of its interfaces."""
-    from wgtrace.state.netns import by_name_or_path, entered
+    from wgtrace.state.netns import by_name_or_path, inside
 
-    with entered(by_name_or_path(str(path))):
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    sock = inside(by_name_or_path(str(path)), lambda: socket.socket(socket.AF_NETLINK, kind, 0))
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
     sock.bind((0, RTMGRP_LINK))
     return sock

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Network namespaces: which there are, and being in one, ip-netns(8) and setns(2)."""
+"""Network namespaces: which there are, and work in one, ip-netns(8) and setns(2)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from wgtrace.errors import StateError, UnsupportedError, UsageError
 from wgtrace.state.types import Namespace
+
+_Result = TypeVar("_Result")
 
 _RUN_NETNS = Path("/run/netns")
 _PROC = Path("/proc")
@@ -70,34 +75,46 @@ def all_namespaces() -> tuple[Namespace, ...]:
     return tuple(found.values())
 
 
-@contextlib.contextmanager
-def entered(namespace: Namespace) -> Iterator[None]:
-    """Have the calling thread in this network namespace, and back where it was at the end.
+def inside(namespace: Namespace, work: Callable[[], _Result]) -> _Result:
+    """What `work` gives, called in this network namespace.
+
+    A thread of its own calls it, unless this one is there already. A process is where its
+    first thread is, says proc(5), and so does `ip netns pids`, to kill those in there: we
+    are to be nowhere but where we were started.
 
     Raises:
         StateError: It is gone, or its path leads to another one by now.
         UnsupportedError: Not permitted.
     """
+    if os.stat("/proc/thread-self/ns/net").st_ino == namespace.inode:
+        return work()
+    done: Future[_Result] = Future()
+    threading.Thread(target=_work_in, args=(namespace, work, done), daemon=True).start()
+    return done.result()
+
+
+def _work_in(namespace: Namespace, work: Callable[[], _Result], done: Future[_Result]) -> None:
+    """A thread's whole life: it ends where it went."""
+    try:
+        _enter(namespace)
+        done.set_result(work())
+    except BaseException as exc:  # noqa: BLE001 - raised again where it is waited for
+        done.set_exception(exc)
+
+
+def _enter(namespace: Namespace) -> None:
     with contextlib.ExitStack() as files:
-        home = files.enter_context(_opened("/proc/thread-self/ns/net"))
         try:
             there = files.enter_context(_opened(namespace.path))
         except OSError as exc:
             raise _gone(namespace) from exc
-        if os.fstat(home).st_ino != namespace.inode:
-            if os.fstat(there).st_ino != namespace.inode:
-                raise _gone(namespace)
-            _enter(there)
-            files.callback(_enter, home)
-        yield
-
-
-def _enter(file: int) -> None:
-    if _setns(file, _CLONE_NEWNET) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        raise UnsupportedError(
-            f"cannot enter a network namespace: {reason}", "this needs root", "run it by sudo"
-        )
+        if os.fstat(there).st_ino != namespace.inode:
+            raise _gone(namespace)
+        if _setns(there, _CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise UnsupportedError(
+                f"cannot enter a network namespace: {reason}", "this needs root", "run it by sudo"
+            )
 
 
 def _gone(namespace: Namespace) -> StateError:

@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from wgtrace.errors import WgtraceError
 from wgtrace.events.types import IPAddress
 from wgtrace.state.dumps import link, told
-from wgtrace.state.netns import all_namespaces, entered
+from wgtrace.state.netns import all_namespaces, inside
 from wgtrace.state.types import Device, Namespace, Route, Rule, Way
 
 _DUMP: Final = NLM_F_REQUEST | NLM_F_DUMP
@@ -57,8 +57,7 @@ def look_up(device: Device, endpoint: IPAddress, namespaces: Iterable[Namespace]
         return None
     try:
         space = _socket_namespace(device, home)
-        with entered(space or home):
-            way = told(lambda: _way(endpoint, device.fwmark))
+        way = inside(space or home, lambda: told(lambda: _way(endpoint, device.fwmark)))
     except (WgtraceError, OSError):
         return None
     return replace(way, netns=space.inode if space else 0, netns_name=(space or home).name)
@@ -69,7 +68,7 @@ def _way(endpoint: IPAddress, mark: int) -> Way:
     with IPRoute(strict_check=True) as netlink:
         links = [link(message, 0) for message in netlink.link((RTM_GETLINK, _DUMP))]
         names = {device.ifindex: device.ifname for device, _ in links}
-        inside = {device.ifindex for device, kind in links if kind == "wireguard"}
+        tunnels = {device.ifindex for device, kind in links if kind == "wireguard"}
         way = _asked(netlink, endpoint, mark, names)
         unmarked = _asked(netlink, endpoint, 0, names) if mark else None
         routes = list(_routes(netlink, family, names))
@@ -79,7 +78,7 @@ def _way(endpoint: IPAddress, mark: int) -> Way:
             defaults=tuple(r for r in routes if r.kind == "unicast" and not r.net.prefixlen),
             refusing=tuple(r for r in routes if r.kind != "unicast" and endpoint in r.net),
             rules=tuple(_rules(netlink, family)),
-            has_address=_has_address(netlink, family, inside),
+            has_address=_has_address(netlink, family, tunnels),
             has_family=endpoint.version == 4 or Path("/proc/thread-self/net/if_inet6").exists(),
         )
 
@@ -135,12 +134,12 @@ def _rules(netlink: Any, family: int) -> Iterator[Rule]:
             )
 
 
-def _has_address(netlink: Any, family: int, inside: set[int]) -> bool:
+def _has_address(netlink: Any, family: int, tunnels: set[int]) -> bool:
     """Whether there is an address of the family that is not one inside a tunnel."""
     request = ifaddrmsg()
     request["family"] = family
     addresses = list(netlink.nlm_request(request, RTM_GETADDR, _DUMP))
-    return any(a["scope"] == _UNIVERSE and a["index"] not in inside for a in addresses)
+    return any(a["scope"] == _UNIVERSE and a["index"] not in tunnels for a in addresses)
 
 
 def _socket_namespace(device: Device, home: Namespace) -> Namespace | None:
@@ -148,11 +147,10 @@ def _socket_namespace(device: Device, home: Namespace) -> Namespace | None:
     found = []
     for space in (home, *(other for other in all_namespaces() if other.inode != home.inode)):
         try:
-            with entered(space):
-                if _is_bound(device.listen_port):
-                    if space is home:
-                        return home
-                    found.append(space)
+            if inside(space, lambda: _is_bound(device.listen_port)):
+                if space is home:
+                    return home
+                found.append(space)
         except (WgtraceError, OSError):
             continue
     return found[0] if len(found) == 1 else None

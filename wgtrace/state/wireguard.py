@@ -7,7 +7,7 @@ import errno
 from collections.abc import Collection, Mapping
 
 from wgtrace.errors import StateError, UnsupportedError, UsageError
-from wgtrace.state.netns import entered
+from wgtrace.state.netns import inside
 from wgtrace.state.types import Device, Namespace
 
 _KIND = "wireguard"
@@ -34,20 +34,18 @@ def devices(
     """
     from wgtrace.state import dumps  # late, it is slow
 
+    def read() -> tuple[Device, ...]:
+        found = [link for link, _ in dumps.links(namespace.inode, _KIND)]
+        missing = sorted(set(only or ()) - {link.ifname for link in found})
+        if missing and followed is None:
+            need_wireguard()
+            raise _not_wireguard(missing[0], dumps.links(namespace.inode))
+        known = followed or ()
+        wanted = (link for link in found if only is None or link.ifname in only or link.ifindex in known)
+        return tuple(device for device in (_read(link, names) for link in wanted) if device)
+
     try:
-        with entered(namespace):
-            found = [link for link, _ in dumps.links(namespace.inode, _KIND)]
-            missing = sorted(set(only or ()) - {link.ifname for link in found})
-            if missing and followed is None:
-                need_wireguard()
-                raise _not_wireguard(missing[0], dumps.links(namespace.inode))
-            known = followed or ()
-            read = (
-                _read(link, names)
-                for link in found
-                if only is None or link.ifname in only or link.ifindex in known
-            )
-            return tuple(device for device in read if device)
+        return inside(namespace, read)
     except OSError as exc:
         raise StateError("cannot read WireGuard's configuration", exc.strerror or str(exc)) from exc
 

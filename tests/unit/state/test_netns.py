@@ -14,7 +14,7 @@ import pytest
 
 from wgtrace.errors import StateError, UnsupportedError, UsageError
 from wgtrace.state import netns
-from wgtrace.state.netns import all_namespaces, by_name_or_path, current, entered
+from wgtrace.state.netns import all_namespaces, by_name_or_path, current, inside
 from wgtrace.state.types import Namespace
 
 
@@ -65,37 +65,46 @@ def test_all_namespaces_are_listed_once(other_path: str) -> None:
     assert len(found) == len({namespace.inode for namespace in found})
 
 
-def test_entered_and_back(other_path: str) -> None:
-    """Inside, the thread is in the other namespace, and after an exception it is back."""
+def test_the_process_stays_where_it_is(other_path: str) -> None:
+    """What is done in a namespace is done there, by a thread; `ip netns pids` never finds us there."""
     home, there = inode(), by_name_or_path(other_path)
 
-    def fail_inside() -> None:
-        with entered(there):
-            assert inode() == there.inode
-            assert interfaces() <= {"lo"}
-            raise RuntimeError("inside")
+    def looked() -> tuple[int, int, set[str]]:
+        return inode(), os.stat("/proc/self/ns/net").st_ino, interfaces()
 
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_inside()
+    here, process, seen = inside(there, looked)
+    assert (here, process) == (there.inode, home)
+    assert seen <= {"lo"}
     assert inode() == home != there.inode
 
 
-def test_the_current_one_can_be_entered_from_another(other_path: str) -> None:
-    """Namespaces nest, and the way back is kept for each."""
+def test_what_fails_inside_is_raised_here(other_path: str) -> None:
+    """An exception comes through, and we are where we were."""
+    home = inode()
+
+    def fail() -> None:
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        inside(by_name_or_path(other_path), fail)
+    assert inode() == home
+
+
+def test_one_inside_another(other_path: str) -> None:
+    """From within a namespace its own can be worked in, and the one we came from."""
     home, there = current(), by_name_or_path(other_path)
 
-    with entered(home):
-        with entered(there):
-            assert inode() == there.inode
-        assert inode() == home.inode
+    def nested() -> tuple[int, int]:
+        return inside(there, inode), inside(Namespace(home.inode, f"/proc/{os.getpid()}/ns/net"), inode)
+
+    assert inside(there, nested) == (there.inode, home.inode)
 
 
 def test_to_enter_the_current_one_takes_no_privilege(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is there already does not call setns."""
     monkeypatch.setattr(netns, "_setns", lambda *_: pytest.fail("setns was called"))
 
-    with entered(current()):
-        pass
+    assert inside(current(), inode) == inode()
 
 
 def test_a_namespace_that_is_gone(other: subprocess.Popen[str], other_path: str) -> None:
@@ -105,8 +114,8 @@ def test_a_namespace_that_is_gone(other: subprocess.Popen[str], other_path: str)
     other.wait()
 
     for namespace in (gone, Namespace(gone.inode, current().path)):
-        with pytest.raises(StateError, match="is gone"), entered(namespace):
-            pass
+        with pytest.raises(StateError, match="is gone"):
+            inside(namespace, inode)
     assert inode() == current().inode
 
 
@@ -159,6 +168,6 @@ def test_a_refused_setns_is_said(other_path: str, monkeypatch: pytest.MonkeyPatc
     there = by_name_or_path(other_path)
     monkeypatch.setattr(netns, "_setns", refuse)
 
-    with pytest.raises(UnsupportedError) as error, entered(there):
-        pass
+    with pytest.raises(UnsupportedError) as error:
+        inside(there, inode)
     assert "root" in error.value.because
