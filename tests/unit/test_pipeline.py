@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from factories import (
@@ -140,12 +140,13 @@ def test_a_drop_goes_all_the_way() -> None:
 
 def test_what_a_poll_brings_is_seen_before_the_next() -> None:
     """Rows wait in no buffer of ours for the next drop, which may come in an hour."""
-    files = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    written = [io.BytesIO(), io.BytesIO()]
+    files = [io.TextIOWrapper(buffer, encoding="utf-8") for buffer in written]
     sinks: list[Sink] = [JsonLinesSink(files[0]), TableSink(Console(file=files[1], width=200))]
     seen: list[list[int]] = []
 
     def look() -> None:
-        seen.append([cast("io.BytesIO", file.buffer).getvalue().count(b"not_allowed") for file in files])
+        seen.append([buffer.getvalue().count(b"not_allowed") for buffer in written])
 
     with Signals() as signals:
         replay = Replay([[FROM_NOBODY] * 2, [look], [FROM_NOBODY] * 3, [look]])
