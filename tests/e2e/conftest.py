@@ -8,6 +8,8 @@ emulation; each test has interfaces of a name of its own.
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ledger import Ledger
 from slow import SlowScenes
 from tracer import Tracer, names
 
+SO_TIMESTAMP = 29
 _NAMES = names()
 
 
@@ -26,11 +29,27 @@ def _in_the_lab() -> None:
         pytest.exit("the end-to-end tests run in the lab: wgtrace lab run --mount tests -- ...", returncode=3)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _code_that_stays() -> Iterator[None]:
+    """Time stamps and netfilter hooks are in use all the time.
+
+    The kernel patches its code for the first user of either and for the last one, under
+    traffic: each `ping` would be both. QEMU's emulation of several CPUs now and then runs
+    what was there before, and the guest dies (Oops: int3).
+    """
+    hooks = ("prerouting", "input", "forward", "output", "postrouting")
+    chains = (f"add chain inet held {hook} {{ type filter hook {hook} priority 0; }}\n" for hook in hooks)
+    subprocess.run(["nft", "-f", "-"], input="add table inet held\n" + "".join(chains), text=True, check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stamped:
+        stamped.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
     """`wgtrace drops --all --json`, attached; it must end well."""
     ready: Path = tmp_path_factory.mktemp("tracer") / "ready"
-    running = Tracer(["--all"], ready)
+    running = Tracer(["--all", "-v"], ready)
     yield running
     assert running.end() == 0, running.stderr
 
@@ -55,8 +74,9 @@ def slow_scenes(tracer: Tracer) -> Iterator[SlowScenes]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What takes long, or was not seen to pass on every kernel yet, is run by `-m soak` only."""
+    """What no kernel changes is run once for each Debian release, what takes long by `-m soak` only."""
     config.addinivalue_line("markers", "soak: not part of `make test`")
+    config.addinivalue_line("markers", "userland: about user space, the same on each kernel of a release")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

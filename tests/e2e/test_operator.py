@@ -35,6 +35,7 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.userland
 def test_inside_ip_netns_exec(net: Network, tmp_path: Path) -> None:
     """Where ip-netns hides tracefs all attaches, --count ends it, names come from /etc/wireguard."""
     conf = Path("/etc/wireguard/vpn-blue.conf")
@@ -64,6 +65,7 @@ def test_inside_ip_netns_exec(net: Network, tmp_path: Path) -> None:
     _wait_for(lambda: bpf_objects() == before)
 
 
+@pytest.mark.userland
 def test_another_namespace_and_the_table(net: Network, tmp_path: Path) -> None:
     """--netns NAME looks there; names come from --names; the table has rows, total, cause and fix."""
     names = tmp_path / "names"
@@ -95,6 +97,7 @@ def test_another_namespace_and_the_table(net: Network, tmp_path: Path) -> None:
     assert "\x1b" not in output
 
 
+@pytest.mark.userland
 def test_a_reader_that_goes_away(net: Network) -> None:
     """A closed pipe ends the run quietly, and nothing stays in the kernel."""
     before, kprobes = bpf_objects(), kprobe_events()
@@ -117,6 +120,7 @@ def test_a_reader_that_goes_away(net: Network) -> None:
     assert kprobe_events() == kprobes
 
 
+@pytest.mark.userland
 def test_killed(net: Network, tmp_path: Path) -> None:
     """After kill -9 no program, map, link or kprobe is left."""
     before, kprobes = bpf_objects(), kprobe_events()
@@ -139,6 +143,7 @@ def test_probes(net: Network) -> None:
     assert {probe["mechanism"] for probe in probes} <= known
 
 
+@pytest.mark.userland
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -157,6 +162,7 @@ def test_what_does_not_exist(net: Network, arguments: list[str], status: int, sa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.userland
 def test_not_root(net: Network) -> None:
     """Without root: exit status 3, and how to get it."""
     done = subprocess.run(

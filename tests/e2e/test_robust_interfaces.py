@@ -17,6 +17,8 @@ from tracer import Tracer
 
 from wgtrace.lab.topology import Network, two_hosts
 
+pytestmark = pytest.mark.userland
+
 NAME, NEW_NAME, ELSEWHERE = "harbour0", "quay0", f"wgt-{os.getpid()}-elsewhere"
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)
 NOBODY = "192.0.2.77"

@@ -20,6 +20,8 @@ from wgtrace.events.wire import Loss
 from wgtrace.lab.topology import two_hosts
 from wgtrace.loader.tracer import Settings
 from wgtrace.loader.tracer import Tracer as Attached
+from wgtrace.probes.catalogue import CATALOGUE
+from wgtrace.probes.types import Point
 
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)
 PEERS, EACH = 200, 3
@@ -98,8 +100,12 @@ def test_a_peer_removed_while_its_traffic_goes(tracer: Tracer, ifname: str) -> N
 
 @pytest.fixture(scope="module")
 def cramped() -> Iterator[Attached]:
-    """Programs with room for few: what happens to them in a test happens to others on a crowded host."""
-    tracer = Attached(Settings(None, totals=ROOM, devices=FEW))
+    """Programs with room for few: what happens to them in a test happens to others on a crowded host.
+
+    They need their own compilation, and the tests nothing but tracepoints.
+    """
+    rows = tuple(p for p in CATALOGUE if p.point is Point.TRACEPOINT)
+    tracer = Attached(Settings(None, totals=ROOM, devices=FEW), rows)
     yield tracer
     tracer.close()
 
@@ -113,6 +119,7 @@ def _counted(tracer: Attached, ifname: str) -> dict[Reason, int]:
     return sums
 
 
+@pytest.mark.userland
 def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> None:
     """What belongs to no session, at an interface beyond those: counted without it, and said to be so."""
     with contextlib.ExitStack() as networks:
@@ -129,6 +136,7 @@ def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> No
         assert _counted(cramped, ifname) == {}
 
 
+@pytest.mark.userland
 def test_a_table_of_totals_that_is_full(cramped: Attached, ifname: str) -> None:
     """More kinds of drops than the table has room for: what did not fit is counted, none is lost."""
     with two_hosts(ifname=ifname) as net:

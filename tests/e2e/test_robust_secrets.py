@@ -18,6 +18,8 @@ from tracer import START_S
 
 from wgtrace.lab.topology import Network, two_hosts
 
+pytestmark = pytest.mark.userland
+
 PIECE = 8
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)
 CONF_DIR = Path("/etc/wireguard")

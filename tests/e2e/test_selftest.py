@@ -137,6 +137,7 @@ def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
     remove_leftovers()
 
 
+@pytest.mark.userland
 def test_stopped_and_killed(start: Callable[[], subprocess.Popen[str]]) -> None:
     """Ctrl-C and SIGTERM leave nothing; what kill -9 leaves goes with the next run, the living stay."""
     before, kprobes, spaces = bpf_objects(), kprobe_events(), _netns()
@@ -167,6 +168,7 @@ def test_stopped_and_killed(start: Callable[[], subprocess.Popen[str]]) -> None:
     assert kprobe_events() == kprobes
 
 
+@pytest.mark.userland
 def test_clean_removes_what_the_dead_left() -> None:
     """--clean alone removes the namespaces of a run that was killed, and says which."""
     spaces = _netns()
@@ -182,6 +184,7 @@ def test_clean_removes_what_the_dead_left() -> None:
     assert _netns() == spaces
 
 
+@pytest.mark.userland
 def test_a_probe_that_is_missing() -> None:
     """A reason whose probe cannot be attached is NOT SEEN, with the reason, and the status is 1."""
     command = [sys.executable, "-c", WITHOUT_PURGE, "selftest", "--json"]
@@ -196,6 +199,7 @@ def test_a_probe_that_is_missing() -> None:
     assert [row["seen"] for row in rows if row["reason"] == "bad_header" and row["sent"]] == [23, 23, 23]
 
 
+@pytest.mark.userland
 def test_tools_that_are_missing() -> None:
     """Without ip and wg: exit status 3, and what to install."""
     command = [sys.executable, "-m", "wgtrace", "selftest"]
