@@ -17,6 +17,7 @@ Line = dict[str, Any]
 
 START_S = 180  # BCC compiles for half a minute in an emulated guest
 SETTLE_S = 60
+SUMMARY_S = 900  # what is in the buffer is shown before, which may be 50,000 drops
 
 
 @dataclass
@@ -112,14 +113,14 @@ class Tracer:
         """An interim summary, asked for now by SIGUSR1."""
         before = sum(line["type"] == "summary" for line in self.lines)
         self.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + START_S  # what is in the buffer is shown before
+        deadline = time.monotonic() + SUMMARY_S
         while time.monotonic() < deadline:
             summaries = [line for line in list(self.lines) if line["type"] == "summary"]
             if len(summaries) > before:
                 return summaries[-1]
             assert self.process.poll() is None, f"wgtrace ended: {self.stderr}"
             time.sleep(0.05)
-        raise AssertionError(f"no summary within {START_S} s: {self.stderr}")
+        raise AssertionError(f"no summary within {SUMMARY_S} s: {self.stderr}")
 
     def report(self, *ifnames: str) -> Report:
         """What is known of these interfaces now."""
@@ -137,9 +138,9 @@ class Tracer:
             chosen,
         )
 
-    def settled(self, enough: Callable[[Report], bool], *ifnames: str) -> Report:
+    def settled(self, enough: Callable[[Report], bool], *ifnames: str, limit_s: float = SETTLE_S) -> Report:
         """The report once `enough` holds and nothing more comes; what there is after a minute."""
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + limit_s
         report = self.report(*ifnames)
         while not enough(report) and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,39 +16,10 @@ from wgtrace.lab import debian
 
 pytestmark = pytest.mark.vm
 
-E2E = Path(__file__).parent.parent / "e2e"
-MATRIX = debian.kernels()
-KERNELS = list(MATRIX)
+KERNELS = list(debian.kernels())
 LEAST = 55  # so many there are at least: a run that collects nothing is no success
 
 Run = subprocess.CompletedProcess[str]
-
-
-def _marks(kernel: str) -> str:
-    """What no kernel changes is tested on the first one of each Debian release."""
-    release = MATRIX[kernel].release
-    is_first = next(each for each in KERNELS if MATRIX[each].release == release) == kernel
-    return "not soak" if is_first else "not soak and not userland"
-
-
-def _run(kernel: str, out: Path) -> Run:
-    command = [sys.executable, "-m", "wgtrace", "lab", "run", "--kernel", kernel, "--timeout", "2400"]
-    marks = f"-m '{_marks(kernel)}'"
-    pytest_in_guest = f"python3 -m pytest -p no:cacheprovider {marks} --durations=9 /mnt/host/e2e"
-    guest = f"{pytest_in_guest} --junitxml=$WGTRACE_LAB_OUT/e2e.xml"
-    arguments = ["--mount", str(E2E), "--copy-out", str(out), "--", "sh", "-c", guest]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, tuple[Path, Future[Run]]]]:
-    """A run on each kernel that is tested, all at once: each waits for timers some of its time."""
-    wanted = [k for k in KERNELS if any(f"[{k}]" in item.name for item in request.session.items)]
-    with ThreadPoolExecutor(len(KERNELS)) as pool:
-        outs = {kernel: tmp_path_factory.mktemp(f"e2e-{kernel}") for kernel in wanted}
-        yield {kernel: (out, pool.submit(_run, kernel, out)) for kernel, out in outs.items()}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
