@@ -8,7 +8,6 @@ emulation; each test has interfaces of a name of its own.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ from ledger import Ledger
 from slow import SlowScenes
 from tracer import Tracer, names
 
-SO_TIMESTAMP = 29
 _NAMES = names()
 
 
@@ -30,19 +28,14 @@ def _in_the_lab() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _code_that_stays() -> Iterator[None]:
-    """Time stamps and netfilter hooks are in use all the time.
+def _hooks_that_stay() -> None:
+    """Netfilter's hooks are in use all the time, as time stamps are (lab/guest.py, which says why).
 
-    The kernel patches its code for the first user of either and for the last one, under
-    traffic: each `ping` would be both. QEMU's emulation of several CPUs now and then runs
-    what was there before, and the guest dies (Oops: int3).
+    The kernel patches its code for the first rule of a hook and for the last one, under traffic.
     """
     hooks = ("prerouting", "input", "forward", "output", "postrouting")
     chains = (f"add chain inet held {hook} {{ type filter hook {hook} priority 0; }}\n" for hook in hooks)
     subprocess.run(["nft", "-f", "-"], input="add table inet held\n" + "".join(chains), text=True, check=True)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stamped:
-        stamped.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
-        yield
 
 
 @pytest.fixture(scope="session")
