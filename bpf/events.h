@@ -253,6 +253,8 @@ enum wgt_loss {
 	WGT_LOST_UNCLASSIFIED = 2, /* freed in WireGuard at a place not in the catalogue */
 	WGT_LOST_FRAMES = 3,	   /* a handshake's exit was seen without its entry */
 	WGT_LOST_DEVICES = 4,	   /* a drop's interface was not found */
+	WGT_LOST_PACKETS = 5,	   /* latency: a packet was seen only in part */
+	WGT_LOST_PEERS = 6,	   /* latency: there is no room for a peer's histograms */
 	WGT_LOSSES = 8,
 };
 
@@ -365,6 +367,66 @@ struct wgt_sites {
 	__u64 list_end;
 };
 
+/*
+ * Stages of a packet's way through WireGuard, in order: the end of one is the
+ * beginning of the next. Inwards there are QUEUE, CRYPTO and ORDER.
+ */
+enum wgt_stage {
+	WGT_STAGE_STAGED = 0, /* waits for a key */
+	WGT_STAGE_QUEUE = 1,  /* for a crypto worker */
+	WGT_STAGE_CRYPTO = 2, /* is encrypted or decrypted */
+	WGT_STAGE_ORDER = 3,  /* waits for older packets of its peer, and for its turn */
+	WGT_STAGE_OUTPUT = 4, /* outwards: until the kernel's output returns */
+	WGT_STAGE_TOTAL = 5,
+};
+
+#define WGT_STAGES  6
+#define WGT_BUCKETS 40 /* the last is open: from 275 s on */
+#define WGT_SLOWEST 5
+
+/* Key of the map `latencies`. */
+struct wgt_latency_key {
+	__u64 peer_id; /* wg_peer.internal_id: never used again */
+	__u32 epoch;   /* of wgt_latency_config, at the end of the packet's way */
+	__u16 cpu;     /* that did the crypto; 0 where not asked for */
+	__u8 is_rx;
+	__u8 pad;
+};
+
+/* Nanoseconds: bucket 0 counts 0, bucket n from 2^(n-1) to 2^n - 1. */
+struct wgt_histogram {
+	__u64 sum;
+	__u64 max;
+	__u64 bucket[WGT_BUCKETS];
+};
+
+struct wgt_slow_packet {
+	__u64 ts_ns; /* when it was through; 0: there is none */
+	__u64 total;
+	__u64 staged;
+	__u64 queue;
+	__u64 crypto;
+	__u64 order;
+	__u64 output;
+	__u32 cpu; /* that did the crypto */
+	__u32 pad;
+};
+
+/* Value of the map `latencies`: a peer's packets in one direction. */
+struct wgt_latency {
+	struct wgt_device device;
+	__u8 public_key[WGT_KEY_LEN];
+	__u64 least;				/* total of the quickest in `slowest` */
+	struct wgt_histogram stage[WGT_STAGES]; /* by enum wgt_stage */
+	struct wgt_slow_packet slowest[WGT_SLOWEST];
+};
+
+/* Slot 0 of the map `latency_config`. */
+struct wgt_latency_config {
+	__u32 epoch;
+	__u32 by_cpu;
+};
+
 _Static_assert(sizeof(struct wgt_event_header) == 16, "also change EventHeader and WGT_ABI");
 _Static_assert(sizeof(struct wgt_flow) == 48, "also change FlowWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_device) == 24, "also change DeviceWire and WGT_ABI");
@@ -384,3 +446,8 @@ _Static_assert(sizeof(struct wgt_filter) == 432, "also change FilterWire and WGT
 _Static_assert(sizeof(struct wgt_public_key) == 32, "also change PublicKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_site_range) == 24, "also change SiteRangeWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_sites) == 992, "also change SitesWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_latency_key) == 16, "also change LatencyKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_histogram) == 336, "also change HistogramWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_slow_packet) == 64, "also change SlowPacketWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_latency) == 2400, "also change LatencyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_latency_config) == 8, "also change LatencyConfigWire and WGT_ABI");

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
-from wgtrace.events.reasons import Reason, SubReason
+from wgtrace.events.histogram import Histogram
+from wgtrace.events.latency import SlowTimes, Stage
+from wgtrace.events.reasons import Direction, Reason, SubReason
 from wgtrace.events.types import DropEvent, DropTotal, HandshakeTotal, Losses, PeerRef, made_often
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
@@ -147,6 +149,76 @@ class SelftestReport:
     def has_passed(self) -> bool:
         """Whether all that was provoked was seen, packet for packet."""
         return bool(self.provoked) and all(row.verdict is Verdict.SEEN for row in self.provoked)
+
+
+class Part(enum.Enum):
+    """What a report on latency is about."""
+
+    INTERVAL = "interval"
+    INTERIM = "interim"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Packets that are counted together: None is all of them.
+
+    Attributes:
+        cpu: That did the crypto.
+    """
+
+    direction: Direction
+    ifname: str | None = None
+    netns: int | None = None
+    public_key: str | None = None
+    peer_name: str | None = None
+    cpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """How long the packets of a group were in each stage, nanoseconds; in order, the total last."""
+
+    group: Group
+    histograms: dict[Stage, Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowPacket:
+    """One of the slowest packets; `group` says whose, and the CPU that did the crypto."""
+
+    group: Group
+    ts_unix_ns: int
+    times: SlowTimes
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """The end of a run of `wgtrace latency`, an interval of it, or a count in between.
+
+    Attributes:
+        duration_s: Of the part that it is about.
+        partly_seen: Packets that were seen only in part, and count nowhere.
+        incomplete_because: One sentence for each thing that was not seen.
+    """
+
+    ts_unix_ns: int
+    part: Part
+    duration_s: float
+    rows: tuple[LatencyRow, ...]
+    slowest: tuple[SlowPacket, ...]
+    partly_seen: int = 0
+    incomplete_because: tuple[str, ...] = ()
+
+
+class LatencySink(Protocol):
+    """Renders a run of `wgtrace latency`."""
+
+    def start(self, start: RunStart) -> None:
+        """Called once, when attached."""
+
+    def report(self, report: LatencyReport) -> None:
+        """Called for each interval, each count in between, and once at the end."""
 
 
 class Sink(Protocol):

@@ -32,6 +32,11 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_flow_term": wire.FlowTermWire,
     "wgt_filter": wire.FilterWire,
     "wgt_public_key": wire.PublicKeyWire,
+    "wgt_latency_key": wire.LatencyKeyWire,
+    "wgt_histogram": wire.HistogramWire,
+    "wgt_slow_packet": wire.SlowPacketWire,
+    "wgt_latency": wire.LatencyWire,
+    "wgt_latency_config": wire.LatencyConfigWire,
 }
 
 

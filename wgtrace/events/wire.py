@@ -20,6 +20,9 @@ MAX_SITES = 40
 REASONS = 96
 LOSSES = 8
 MAX_TERMS = 8
+STAGES = 6
+BUCKETS = 40
+SLOWEST = 5
 
 
 class EventKind(enum.IntEnum):
@@ -38,6 +41,8 @@ class Loss(enum.IntEnum):
     LOST_UNCLASSIFIED = 2
     LOST_FRAMES = 3
     LOST_DEVICES = 4
+    LOST_PACKETS = 5
+    LOST_PEERS = 6
 
 
 class Site(enum.IntEnum):
@@ -370,6 +375,80 @@ class SitesWire(ctypes.Structure):
         ("list_start", c_uint64),
         ("list_end", c_uint64),
     ]
+
+
+class LatencyKeyWire(ctypes.Structure):
+    """`struct wgt_latency_key`."""
+
+    peer_id: int
+    epoch: int
+    cpu: int
+    is_rx: int
+    _fields_ = [
+        ("peer_id", c_uint64),
+        ("epoch", c_uint32),
+        ("cpu", c_uint16),
+        ("is_rx", c_uint8),
+        ("pad", c_uint8),
+    ]
+
+
+class HistogramWire(ctypes.Structure):
+    """`struct wgt_histogram`."""
+
+    sum: int
+    max: int
+    bucket: ctypes.Array[c_uint64]
+    _fields_ = [("sum", c_uint64), ("max", c_uint64), ("bucket", c_uint64 * BUCKETS)]
+
+
+class SlowPacketWire(ctypes.Structure):
+    """`struct wgt_slow_packet`."""
+
+    ts_ns: int
+    total: int
+    staged: int
+    queue: int
+    crypto: int
+    order: int
+    output: int
+    cpu: int
+    _fields_ = [
+        ("ts_ns", c_uint64),
+        ("total", c_uint64),
+        ("staged", c_uint64),
+        ("queue", c_uint64),
+        ("crypto", c_uint64),
+        ("order", c_uint64),
+        ("output", c_uint64),
+        ("cpu", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class LatencyWire(ctypes.Structure):
+    """`struct wgt_latency`."""
+
+    device: DeviceWire
+    public_key: ctypes.Array[c_uint8]
+    least: int
+    stage: ctypes.Array[HistogramWire]
+    slowest: ctypes.Array[SlowPacketWire]
+    _fields_ = [
+        ("device", DeviceWire),
+        ("public_key", c_uint8 * 32),
+        ("least", c_uint64),
+        ("stage", HistogramWire * STAGES),
+        ("slowest", SlowPacketWire * SLOWEST),
+    ]
+
+
+class LatencyConfigWire(ctypes.Structure):
+    """`struct wgt_latency_config`."""
+
+    epoch: int
+    by_cpu: int
+    _fields_ = [("epoch", c_uint32), ("by_cpu", c_uint32)]
 
 
 _CODES: dict[Any, str] = {c_uint8: "B", c_uint16: "H", c_uint32: "I", c_uint64: "Q", c_int32: "i"}

@@ -77,13 +77,13 @@ class Build:
         return self._bytecode
 
 
-def begun(snaplen: int | None = None) -> Build | None:
-    """The whole catalogue's programs for the running kernel, in the making; None if it is too early.
+def begun(snaplen: int | None = None, catalogue: Sequence[Probe] = CATALOGUE) -> Build | None:
+    """A catalogue's programs for the running kernel, in the making; None if it is too early.
 
     WireGuard's module may be loaded only later; what is missing for good is told
     by who needs it.
     """
     try:
-        return Build(running_kernel(snaplen=snaplen))
+        return Build(running_kernel(catalogue, snaplen))
     except UnsupportedError:
         return None

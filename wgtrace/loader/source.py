@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wgtrace.probes.types import CONTEXT, Point, Probe
+from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
 # The files with handlers, which a row of a catalogue names, and what each needs before it.
 CONCERNS = {
     "drop.bpf.c": ("drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
     "handshake.bpf.c": ("handshake.bpf.c",),
+    "latency.bpf.c": ("latency.bpf.c",),
 }
 FILES = (*HEADERS, *(name for names in CONCERNS.values() for name in names))
 
@@ -118,14 +119,16 @@ def program_text(program: Program, parameters: int = 0) -> str:
     if probe.point is Point.TRACEPOINT:
         # Two programs: is_taken() in bpf/drop.bpf.c says why.
         return _tracepoint_text(program, False) + _tracepoint_text(program.second, True)
-    if program.fentry and probe.point is Point.ENTRY:
-        context, values = "unsigned long long *ctx", [f"ctx[{i}]" for i in range(len(probe.args))]
-    elif program.fentry:
-        context, values = "unsigned long long *ctx", [f"ctx[{parameters}]"]
-    elif probe.point is Point.ENTRY:
-        context, values = "struct pt_regs *ctx", [f"PT_REGS_PARM{i + 1}(ctx)" for i in range(len(probe.args))]
+    context = "unsigned long long *ctx" if program.fentry else "struct pt_regs *ctx"
+    if program.fentry:
+        values = [f"ctx[{i}]" for i in range(len(probe.values))]
     else:
-        context, values = "struct pt_regs *ctx", ["PT_REGS_RC(ctx)"]
+        values = [f"PT_REGS_PARM{i + 1}(ctx)" for i in range(len(probe.values))]
+    if probe.point is Point.RETURN and probe.args:
+        values = values[:-1] if program.fentry else ["0"] * (len(probe.args) - 1)
+        values.append(f"ctx[{parameters}]" if program.fentry else "PT_REGS_RC(ctx)")
+    if REMEMBER in probe.args:
+        values.append(str(not program.fentry).lower())
     return f"int {program.name}({context})\n{{\n\t{_call(probe, values)}\n}}\n"
 
 

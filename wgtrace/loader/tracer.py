@@ -159,7 +159,9 @@ class Tracer:
     def probes(self) -> tuple[ProbeStatus, ...]:
         """What became of each row of the catalogue."""
         places = (_NO_DEVICE_LIST, self._device_list), (_NO_LIST_FREE, self._list_free)
-        return (*self._statuses, *(missing for missing, is_there in places if not is_there))
+        asked = {given for probe in self._plan.catalogue for given in probe.gives}
+        missing = (place for place, is_there in places if not is_there and asked.intersection(place.gives))
+        return (*self._statuses, *missing)
 
     @property
     def origin(self) -> str:
@@ -327,6 +329,19 @@ class Tracer:
         """(key, packets) of the map `totals`, summed over the CPUs."""
         totals = self._maps["totals"]
         return [(key, _sum(totals.values(key))) for key in totals.keys()]  # noqa: SIM118
+
+    def entries(self, name: str) -> list[tuple[bytes, bytes]]:
+        """(key, value) of a map of the catalogue's own that is not per CPU."""
+        entries = self._maps[name]
+        found = ((key, entries.values(key)) for key in list(entries.keys()))
+        return [(key, values[0]) for key, values in found if values]
+
+    def write(self, name: str, key: bytes, value: bytes | None) -> None:
+        """Write an entry of such a map; without a value, remove it."""
+        if value is None:
+            self._maps[name].delete(key)
+        else:
+            self._maps[name].update(key, value)
 
     def counters(self) -> Counters:
         """Losses and limits, summed over the CPUs."""

@@ -64,11 +64,11 @@ def _is_only_limited(summary: Summary) -> bool:
 def headline(summary: Summary) -> str:
     """`6 packets dropped in 11 s: 5 are in wg0's counters (rx_errors +5), the kernel counts 1 nowhere.`"""
     count = sum(total.count for total in summary.totals)
-    span = _span(summary.duration_s)
+    time = span(summary.duration_s)
     if not count:
-        return f"No packet dropped in {span}." if summary.complete else f"No drop seen in {span}."
+        return f"No packet dropped in {time}." if summary.complete else f"No drop seen in {time}."
     where = _where_counted(summary, count)
-    text = f"{count_of(count, 'packet')} dropped in {span}{': ' if where else ''}{where}."
+    text = f"{count_of(count, 'packet')} dropped in {time}{': ' if where else ''}{where}."
     return f"{text} Nothing lost." if summary.complete else text
 
 
@@ -189,7 +189,8 @@ def wrapped(text: str, width: int, indent: str) -> Iterator[str]:
     )
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """`4.3 s`, `31 s`, `2 min 5 s`, `3 h 12 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

@@ -9,6 +9,8 @@ from typing import Final
 
 CONTEXT: Final = "void *ctx"
 """Argument of a tracepoint's handler, behind those of the tracepoint: the program's own context."""
+REMEMBER: Final = "bool remember"
+"""Argument of an entry's handler, the last: whether the return, a kretprobe, will not tell the arguments."""
 
 
 class Mechanism(enum.Enum):
@@ -40,7 +42,8 @@ class Probe:
         file: The file of bpf/ with the handler.
         handler: The C function that does the work.
         args: C types and names of the arguments that the handler takes, in the
-            order of the kernel function; RETURN: the return value's type.
+            order of the kernel function; RETURN: the return value's type, and before
+            it arguments, which an fexit hands over and a kretprobe gives as 0.
         gives: Reason ids and event ids that need it.
         tells: What it sees, for `wgtrace probes`.
         without_it: What is not visible without it.
@@ -59,8 +62,8 @@ class Probe:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The arguments without the program's context."""
-        return tuple(arg for arg in self.args if arg != CONTEXT)
+        """The arguments that the kernel hands over."""
+        return tuple(arg for arg in self.args if arg not in (CONTEXT, REMEMBER))
 
 
 @dataclass(frozen=True, slots=True)

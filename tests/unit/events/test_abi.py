@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from wgtrace.events import wire
+from wgtrace.events.latency import Stage
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.loader.source import bpf_directory
 
@@ -37,6 +38,11 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_flow_term": wire.FlowTermWire,
     "wgt_filter": wire.FilterWire,
     "wgt_public_key": wire.PublicKeyWire,
+    "wgt_latency_key": wire.LatencyKeyWire,
+    "wgt_histogram": wire.HistogramWire,
+    "wgt_slow_packet": wire.SlowPacketWire,
+    "wgt_latency": wire.LatencyWire,
+    "wgt_latency_config": wire.LatencyConfigWire,
 }
 ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_event_kind": ("WGT_EVENT_", wire.EventKind),
@@ -48,6 +54,7 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_layer": ("WGT_", wire.Layer),
     "wgt_flow_end": ("WGT_", wire.FlowEnd),
     "wgt_term_kind": ("WGT_TERM_", wire.TermKind),
+    "wgt_stage": ("WGT_STAGE_", Stage),
 }
 # Sizes of arrays that stand in an enum or a #define, and what mirrors them.
 SIZES: Final = {
@@ -55,6 +62,9 @@ SIZES: Final = {
     "WGT_LOSSES": wire.LOSSES,
     "WGT_MAX_SITES": wire.MAX_SITES,
     "WGT_MAX_TERMS": wire.MAX_TERMS,
+    "WGT_STAGES": wire.STAGES,
+    "WGT_BUCKETS": wire.BUCKETS,
+    "WGT_SLOWEST": wire.SLOWEST,
 }
 
 
