@@ -72,16 +72,18 @@ class Report:
 
 
 class Tracer:
-    """A running `wgtrace drops --json`.
+    """A running `wgtrace drops --json`, or another command that ends in such a line.
 
     Args:
         arguments: What comes after `--json`.
         prefix: What comes before `wgtrace`, such as `ip netns exec NAME`.
     """
 
+    command, last_line = "drops", "summary"
+
     def __init__(self, arguments: Sequence[str], ready: Path, prefix: Sequence[str] = ()) -> None:
         self.lines: list[Line] = []
-        command = [*prefix, "wgtrace", "drops", "--json", "--ready-file", str(ready), *arguments]
+        command = [*prefix, "wgtrace", self.command, "--json", "--ready-file", str(ready), *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -111,11 +113,11 @@ class Tracer:
 
     def summary(self) -> Line:
         """An interim summary, asked for now by SIGUSR1."""
-        before = sum(line["type"] == "summary" for line in self.lines)
+        before = sum(line["type"] == self.last_line for line in self.lines)
         self.process.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + SUMMARY_S
         while time.monotonic() < deadline:
-            summaries = [line for line in list(self.lines) if line["type"] == "summary"]
+            summaries = [line for line in list(self.lines) if line["type"] == self.last_line]
             if len(summaries) > before:
                 return summaries[-1]
             assert self.process.poll() is None, f"wgtrace ended: {self.stderr}"

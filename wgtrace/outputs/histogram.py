@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +14,7 @@ _SHADES: Final = " .:-=+*#%@"
 # Columns of a heat map: from 256 ns to 17 s; what is outside goes to the first and the last.
 _FIRST: Final = 9
 _LAST: Final = 34
+_MARKED: Final = 8  # each so many columns
 _UNITS: Final = (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000))
 
 
@@ -27,23 +29,29 @@ def duration(ns: int) -> str:
 
 
 def text_histogram(histogram: Histogram, unit: str = "nsecs") -> Iterator[str]:
-    """The lines of a histogram, from the first bucket that has a value to the last."""
+    """The lines of a histogram, from the first bucket that has a value to the last.
+
+    Three empty buckets or more in a row are one line.
+    """
     buckets = list(histogram.buckets())
     most = max((count for _low, _high, count in buckets), default=0)
-    width = max(10, *(len(str(high)) for _low, high, _count in buckets)) if buckets else 10
-    yield f"{unit:>{width + 4}}{'':{width - 3}} : count     distribution"
-    for low, high, count in buckets:
-        stars = "*" * (count * _STARS // most)
-        yield f"{low:>{width}} -> {high:<{width}} : {count:<8} |{stars:<{_STARS}}|"
+    width = max([10, *(len(str(high)) for _low, high, _count in buckets)])
+    room = _STARS - 2 * (width - 10)
+    yield f"{unit:>{width + 2}}{'':{width + 2}} : count     distribution"
+    for is_empty, group in itertools.groupby(buckets, lambda bucket: not bucket[2]):
+        run = list(group)
+        if is_empty and len(run) > 2:
+            yield f"{'...':>{width}}"
+            continue
+        for low, high, count in run:
+            stars = "*" * (count * room // most)
+            yield f"{low:>{width}} -> {high:<{width}} : {count:<8} |{stars:<{room}}|"
 
 
 def heat_scale() -> str:
     """What stands above the lines of a heat map: which column is which time."""
-    marks = ""
-    for bucket in range(_FIRST, _LAST + 1):
-        if len(marks) <= bucket - _FIRST and (bucket - _FIRST) % 5 == 0:
-            marks = marks.ljust(bucket - _FIRST) + duration(1 << bucket - 1)
-    return marks
+    marks = (duration(1 << bucket - 1) for bucket in range(_FIRST, _LAST + 1, _MARKED))
+    return "".join(f"{mark:<{_MARKED}}" for mark in marks).rstrip()
 
 
 def heat_line(histogram: Histogram) -> str:

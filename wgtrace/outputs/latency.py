@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -32,7 +32,8 @@ class LatencyTableSink:
 
     Args:
         console: Decides on width and colour.
-        histograms: Whether to write the histogram of each row at the end.
+        histograms: Whether to write histograms at the end: of each stage, or where peers or
+            CPUs are told apart of their totals.
         heat_map: Whether an interval is a line of a heat map instead of a table.
     """
 
@@ -63,8 +64,9 @@ class LatencyTableSink:
                 "P50, P90 and P99 are told by power-of-two buckets, right to a factor of two; MAX is exact."
             )
         if self._has_histograms and report.part is Part.WHOLE:
+            is_one = len({row.group.direction for row in report.rows}) == len(report.rows)
             for row in report.rows:
-                self._put_histograms(row)
+                self._put_histograms(row, tuple(row.histograms) if is_one else (Stage.TOTAL,))
         if report.slowest:
             put(self._console)
             put(self._console, ("The slowest:", "bold"))
@@ -88,8 +90,9 @@ class LatencyTableSink:
                 line = f"{at}  {direction.value}  |{heat_line(total)}| {total.count:>8}  {worst}"
                 put(self._console, (line, ""))
 
-    def _put_histograms(self, row: LatencyRow) -> None:
-        for stage, histogram in row.histograms.items():
+    def _put_histograms(self, row: LatencyRow, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            histogram = row.histograms[stage]
             if not histogram.max:
                 continue  # nobody waited: the table says so
             put(self._console)
