@@ -158,7 +158,7 @@ def test_who_waits_for_a_worker_is_in_the_queue(latency: Latency, ifname: str) -
         with net.a.socket(socket.AF_INET) as outside, net.a.socket(socket.AF_INET) as inside:
             outside.settimeout(SETTLE_S)
             impostor.connect(outside, (net.b.outer_addr, net.b.listen_port))
-            wait_until(lambda: net.b.latest_handshakes()[impostor.public_key] > 0)
+            wait_until(lambda: bool(net.b.latest_handshakes()[impostor.public_key]))
             before = latency.count(net.a, "tx", net.b.public_key)
             messages = [impostor.data(ipv4("172.20.0.1", net.b.inner())) for _ in range(7)]
             with starved_workers():
