@@ -180,7 +180,7 @@ def test_the_slowest_packets_are_told_with_their_stages(latency: Latency, ifname
         latency.settled_at(1, net.a, "tx", net.b.public_key)
 
     def of_this(line: Line) -> bool:
-        return line["type"] == "slow_packet" and line["ifname"] == ifname
+        return bool(line["type"] == "slow_packet" and line["ifname"] == ifname)
 
     slow = next(line for line in reversed(latency.lines) if of_this(line))
     assert slow["stages"]["staged"] >= 3e9
