@@ -21,7 +21,8 @@ from wgtrace.loader.source import (
     program_text,
 )
 from wgtrace.probes.catalogue import CATALOGUE
-from wgtrace.probes.types import CONTEXT, Point, Probe
+from wgtrace.probes.latency import LATENCY
+from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 
 
 def row(point: Point, *args: str, module: str = "wireguard") -> Probe:
@@ -83,6 +84,26 @@ def test_fexit_finds_the_return_value_behind_the_parameters(parameters: int) -> 
         "int kretfunc__wireguard__wg_xmit(unsigned long long *ctx)\n{\n"
         f"\treturn handle_it((struct wg_peer *)(ctx[{parameters}]));\n}}\n"
     )
+
+
+def test_a_return_may_ask_for_arguments_too() -> None:
+    """An fexit hands them over; a kretprobe does not have them, and gives 0."""
+    probe = row(Point.RETURN, SKB, "u64")
+
+    assert "\treturn handle_it((struct sk_buff *)(ctx[0]), (u64)(ctx[2]));\n" in program_text(
+        fentry_program(probe, "encrypt_packet"), 2
+    )
+    assert "\treturn handle_it((struct sk_buff *)(0), (u64)(PT_REGS_RC(ctx)));\n" in program_text(
+        kprobe_program(probe, "encrypt_packet")
+    )
+
+
+@pytest.mark.parametrize(("make", "text"), [(kprobe_program, "true"), (fentry_program, "false")])
+def test_an_entry_is_told_to_remember(make: Callable[[Probe, str], Program], text: str) -> None:
+    """Where its return is a kretprobe, which will not know the arguments."""
+    program = make(row(Point.ENTRY, SKB, REMEMBER), "encrypt_packet")
+
+    assert f", (bool)({text}));\n" in program_text(program)
 
 
 @pytest.mark.parametrize("make", [kprobe_program, fentry_program])
@@ -169,7 +190,7 @@ def test_bpf_is_found_in_a_checkout_and_in_a_package(tmp_path: Path, monkeypatch
     assert bpf_directory() == tmp_path / "wgtrace/bpf"
 
 
-@pytest.mark.parametrize("probe", CATALOGUE, ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", (*CATALOGUE, *LATENCY), ids=lambda probe: probe.name)
 def test_types_of_the_catalogue_lose_their_names(probe: Probe) -> None:
     """A cast has the type and not the argument's name, for every row there is."""
     text = program_text(kprobe_program(probe, probe.targets[0]))
