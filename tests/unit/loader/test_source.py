@@ -190,7 +190,7 @@ def test_bpf_is_found_in_a_checkout_and_in_a_package(tmp_path: Path, monkeypatch
     assert bpf_directory() == tmp_path / "wgtrace/bpf"
 
 
-@pytest.mark.parametrize("probe", (*CATALOGUE, *LATENCY), ids=lambda probe: probe.name)
+@pytest.mark.parametrize("probe", [*CATALOGUE, *LATENCY], ids=lambda probe: probe.name)
 def test_types_of_the_catalogue_lose_their_names(probe: Probe) -> None:
     """A cast has the type and not the argument's name, for every row there is."""
     text = program_text(kprobe_program(probe, probe.targets[0]))

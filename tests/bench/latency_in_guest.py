@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What `wgtrace latency` costs a packet, and a bpftrace script that measures the same stages.
+
+Runs where `in_guest.py` does, in the machine whose clock counts instructions; prints one
+JSON object:
+
+    wgtrace lab run --icount --timeout 1500 --mount tests/bench -- \\
+        python3 /mnt/host/bench/latency_in_guest.py
+
+With `--mount ~/.cache/wgtrace/bench/others-trixie`, which `make bench` fills, and
+`--others /mnt/host/others-trixie` bpftrace takes its turn too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from in_guest import Size, Tool, Traffic, _counting, healthy, instructions, say
+
+from wgtrace.lab.topology import hub_and_spokes
+
+STAGES = """
+kprobe:wg_prev_queue_enqueue { @queued[arg1] = nsecs; }
+kprobe:encrypt_packet, kprobe:decrypt_packet {
+    if (@queued[arg0] != 0) { @queue = hist(nsecs - @queued[arg0]); }
+    delete(@queued[arg0]); @crypting[tid] = nsecs; @skb[tid] = arg0;
+}
+kretprobe:encrypt_packet, kretprobe:decrypt_packet {
+    if (@skb[tid] != 0) { @crypto = hist(nsecs - @crypting[tid]); @done[@skb[tid]] = nsecs; }
+    delete(@crypting[tid]); delete(@skb[tid]);
+}
+kprobe:wg_allowedips_lookup_src, kprobe:wg_socket_send_skb_to_peer {
+    if (@done[arg1] != 0) { @order = hist(nsecs - @done[arg1]); }
+    delete(@done[arg1]); @sending[tid] = nsecs;
+}
+kretprobe:wg_socket_send_skb_to_peer {
+    if (@sending[tid] != 0) { @output = hist(nsecs - @sending[tid]); }
+    delete(@sending[tid]);
+}
+BEGIN { printf("ready\\n"); }
+"""
+
+
+def latency() -> Tool:
+    """`wgtrace latency` on every interface."""
+    ready = Path("/tmp/ready")
+    ready.unlink(missing_ok=True)
+    command = ["wgtrace", "latency", "--all", "--json", "--ready-file", str(ready)]
+    return Tool(command, lambda _said: ready.exists(), Path("/tmp/latency.log"))
+
+
+def runs(traffic: Traffic, size: Size) -> dict[str, tuple[float, float]]:
+    """Of a packet through both ends: runs of each program and instructions in it, by the kernel's count."""
+    tool = latency()
+    before, count = tool.runs(), size.runs * size.trips
+    with _counting():
+        instructions(count, traffic.echo)
+        after = tool.runs()
+    tool.stop()
+    moved = {
+        program: [now - was for now, was in zip(told, before.get(program, (0, 0)), strict=True)]
+        for program, told in after.items()
+    }
+    return {program: (ran / count / 2, spent / count / 2) for program, (ran, spent) in moved.items()}
+
+
+def main() -> None:
+    """Measure, and print it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--trips", type=int, default=300)
+    parser.add_argument("--others", type=Path)
+    asked: Any = parser.parse_args()
+    size = Size(asked.pairs, asked.runs, asked.trips, 0)
+    found: dict[str, Any] = {"kernel": os.uname().release}
+    with hub_and_spokes() as net:
+        traffic = Traffic(net)
+        found["latency"] = healthy(traffic, size, latency, size.pairs, "wgtrace latency")
+        found["runs"] = list(runs(traffic, size).values())
+        say(f"program runs and instructions: {found['runs']}")
+        if asked.others:
+            os.environ["BENCH_LIBRARIES"] = str(asked.others / "lib")
+            command = [str(asked.others / "bin/bpftrace"), "-e", STAGES]
+
+            def bpftrace() -> Tool:
+                return Tool(command, lambda said: "ready" in said, Path("/tmp/bpftrace.log"))
+
+            found["bpftrace"] = healthy(traffic, size, bpftrace, 1, "bpftrace")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
