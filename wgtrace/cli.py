@@ -60,10 +60,11 @@ def cli() -> None:
     """Why WireGuard on this host drops a packet, and what to change.
 
     \b
-    sudo wgtrace drops wg0   each dropped packet, then the causes and fixes
-    sudo wgtrace probes      what can be seen on this kernel
-    sudo wgtrace selftest    the proof: each reason provoked, and seen or not
-    wgtrace lab demo         see it work in a virtual machine
+    sudo wgtrace drops wg0    each dropped packet, then the causes and fixes
+    sudo wgtrace latency wg0  how long packets are in each stage
+    sudo wgtrace probes       what can be seen on this kernel
+    sudo wgtrace selftest     the proof: each reason provoked, and seen or not
+    wgtrace lab demo          see it work in a virtual machine
     """
 
 
