@@ -32,6 +32,10 @@ struct packet {
 	u8 is_keepalive;
 };
 
+/*
+ * By address of the skb. An entry stays when its packet is through, as the address will come
+ * again: to write into it costs a good packet less than to take it out and make it anew.
+ */
 BPF_TABLE("lru_hash", u64, struct packet, packets, 32768);
 
 /* What a worker is sending: the skb is gone, or another's, when the output returns. */
@@ -241,8 +245,9 @@ static __always_inline int handle_enqueue(void *queue, struct sk_buff *skb)
 {
 	struct packet_cb *cb = (void *)skb->cb;
 	struct noise_keypair *keypair = READ(cb->keypair);
-	struct packet packet = {.peer = READ(keypair->entry.peer)}, *before;
+	struct packet packet = {.peer = READ(keypair->entry.peer)};
 	u64 key = (u64)skb, id = (u64)packet.peer, *since;
+	struct packet *before = packets.lookup(&key);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 len = READ(skb->len);
 
@@ -252,26 +257,24 @@ static __always_inline int handle_enqueue(void *queue, struct sk_buff *skb)
 	packet.since[WGT_STAGE_STAGED] = now;
 	packet.since[WGT_STAGE_QUEUE] = now;
 	if (packet.is_rx) {
-		if (len == MESSAGE_DATA_LEN_MIN) { /* a keepalive: nobody gets it */
-			packets.delete(&key);
-			return 0;
+		packet.is_keepalive = len == MESSAGE_DATA_LEN_MIN;
+	} else {
+		packet.is_keepalive = !len;
+		since = keyless.lookup(&id);
+		if (since) {
+			packet.has_waited = 1;
+			packet.oldest = *since;
+			if (is_waiting(before, packet.peer, packet.oldest)) {
+				packet.oldest = before->since[WGT_STAGE_STAGED];
+				packet.since[WGT_STAGE_STAGED] = packet.oldest;
+			}
+			keyless.delete(&id);
 		}
+	}
+	if (before)
+		*before = packet;
+	else
 		packets.update(&key, &packet);
-		return 0;
-	}
-	packet.is_keepalive = !len;
-	since = keyless.lookup(&id);
-	if (since) {
-		packet.has_waited = 1;
-		packet.oldest = *since;
-		before = packets.lookup(&key);
-		if (is_waiting(before, packet.peer, packet.oldest)) {
-			packet.oldest = before->since[WGT_STAGE_STAGED];
-			packet.since[WGT_STAGE_STAGED] = packet.oldest;
-		}
-		keyless.delete(&id);
-	}
-	packets.update(&key, &packet);
 	return 0;
 }
 
@@ -296,7 +299,7 @@ static __always_inline int handle_crypto(struct sk_buff *skb, bool remember)
 static __always_inline void pass_on(struct packet *first, struct sk_buff *skb)
 {
 	u64 key = (u64)skb;
-	struct packet packet = {}, *before;
+	struct packet packet = {}, *before = packets.lookup(&key);
 
 	packet.peer = first->peer;
 	packet.cpu = first->cpu;
@@ -306,12 +309,12 @@ static __always_inline void pass_on(struct packet *first, struct sk_buff *skb)
 	packet.since[WGT_STAGE_QUEUE] = first->since[WGT_STAGE_QUEUE];
 	packet.since[WGT_STAGE_CRYPTO] = first->since[WGT_STAGE_CRYPTO];
 	packet.since[WGT_STAGE_STAGED] = packet.since[WGT_STAGE_QUEUE];
-	if (packet.has_waited) {
-		before = packets.lookup(&key);
-		if (is_waiting(before, packet.peer, packet.oldest))
-			packet.since[WGT_STAGE_STAGED] = before->since[WGT_STAGE_STAGED];
-	}
-	packets.update(&key, &packet);
+	if (packet.has_waited && is_waiting(before, packet.peer, packet.oldest))
+		packet.since[WGT_STAGE_STAGED] = before->since[WGT_STAGE_STAGED];
+	if (before)
+		*before = packet;
+	else
+		packets.update(&key, &packet);
 }
 
 /* encrypt_packet() and decrypt_packet() are done; where a kretprobe tells it, `skb` is NULL. */
@@ -332,7 +335,7 @@ static __always_inline int handle_crypto_return(struct sk_buff *skb, u64 ok)
 	if (!packet)
 		return 0;
 	if (!(ok & 1)) {
-		packets.delete(&key);
+		packet->since[WGT_STAGE_QUEUE] = 0; /* lost: it is known no more */
 		return 0;
 	}
 	packet->since[WGT_STAGE_ORDER] = now_after(packet->since[WGT_STAGE_CRYPTO]);
@@ -361,7 +364,7 @@ static __always_inline int handle_send(struct wg_peer *peer, struct sk_buff *skb
 			sent = *packet;
 			sent.since[WGT_STAGE_OUTPUT] = now_after(sent.since[WGT_STAGE_ORDER]);
 		}
-		packets.delete(&key);
+		packet->since[WGT_STAGE_QUEUE] = 0;
 	}
 	if (output)
 		*output = sent;
@@ -394,6 +397,6 @@ static __always_inline int handle_deliver(void *table, struct sk_buff *skb)
 		return 0;
 	}
 	finish(packet);
-	packets.delete(&key);
+	packet->since[WGT_STAGE_QUEUE] = 0;
 	return 0;
 }
