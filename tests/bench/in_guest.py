@@ -2,7 +2,7 @@
 """What `make bench` measures inside the lab's machine whose clock counts instructions.
 
 A nanosecond is an instruction there, on one CPU, so a difference of two clocks is what was
-executed in between, on however busy a host. Prints one JSON object; progress goes to stderr.
+executed in between, on however busy a host. Prints a JSON object a line; progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,10 @@ class Traffic:
         """A datagram of no known type to the hub's port."""
         self.junk.send(b"\x09" * 100)
 
+    def drops(self) -> dict[str, Callable[[], None]]:
+        """What is dropped as it is received, and as it is sent."""
+        return {"bad_header": self.send_junk, "allowedips_no_peer": self.send_nowhere}
+
     def send_nowhere(self) -> None:
         """A packet that no peer may have."""
         with contextlib.suppress(OSError):  # the kernel says that it was not sent
@@ -127,22 +133,25 @@ def instructions(count: int, *calls: Callable[[], None]) -> float:
 class Tool:
     """A tracing program that runs beside the traffic, from when it says that it is ready."""
 
-    def __init__(self, command: Sequence[str], is_ready: Callable[[str], bool], log: Path) -> None:
-        self._log = log
+    def __init__(
+        self, command: Sequence[str], is_ready: Callable[[str], bool], libraries: Path | None = None
+    ) -> None:
+        self._log = log = Path("/tmp/log")
+        env = {**os.environ, "LD_LIBRARY_PATH": str(libraries)} if libraries else None
         with open(log, "w") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=_environment())
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
         by = time.monotonic() + START_S
         while not is_ready(log.read_text(errors="replace")):
             if self.process.poll() is not None or time.monotonic() > by:
                 raise RuntimeError(f"{command[0]} did not start: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.05)
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        self.start_instructions = (int(user) + int(system)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        times = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        self.start_instructions = sum(map(int, times)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-    def memory_mb(self) -> dict[str, float]:
-        """Resident now, and at most."""
+    def memory_mb(self) -> float:
+        """Resident now."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return {key: int(re.findall(rf"{key}:\s+(\d+)", status)[0]) / 1024 for key in ("VmRSS", "VmHWM")}
+        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
     def runs(self) -> dict[str, tuple[int, int]]:
         """Each of its BPF programs: (times run, instructions), since kernel.bpf_stats_enabled."""
@@ -164,31 +173,26 @@ class Tool:
         return self._log.read_text(errors="replace")
 
 
-def _environment() -> dict[str, str]:
-    """With the libraries that the other tools need and the guest lacks."""
-    return {**os.environ, "LD_LIBRARY_PATH": os.environ.get("BENCH_LIBRARIES", "")}
-
-
 def wgtrace() -> Tool:
     """`wgtrace drops` on every interface."""
     ready = Path("/tmp/ready")
     ready.unlink(missing_ok=True)
     command = ["wgtrace", "drops", "--all", "--json", "--ready-file", str(ready)]
-    return Tool(command, lambda _said: ready.exists(), Path("/tmp/wgtrace.log"))
+    return Tool(command, lambda _said: ready.exists())
 
 
-def bpftrace(program: str) -> Tool:
+def bpftrace(others: Path) -> Tool:
     """The script that one would write today."""
     there = {symbol.name for symbol in kernel.module_symbols("wireguard")}
     script = "".join(BPFTRACE_FUNCTION % {"name": name} for name in WATCHED if name in there)
-    command = [program, "-e", script + BPFTRACE_REST]
-    return Tool(command, lambda said: "ready" in said, Path("/tmp/bpftrace.log"))
+    command = [str(others / "bin/bpftrace"), "-e", script + BPFTRACE_REST]
+    return Tool(command, lambda said: "ready" in said, others / "lib")
 
 
-def pwru(program: str) -> Tool:
+def pwru(others: Path) -> Tool:
     """Every function that takes an skb, WireGuard's among them."""
-    command = [program, "--kmods", "wireguard", "--output-file", "/dev/null", "udp"]
-    return Tool(command, lambda said: "Listening for events" in said, Path("/tmp/pwru.log"))
+    command = [str(others / "bin/pwru"), "--kmods", "wireguard", "--output-file", "/dev/null", "udp"]
+    return Tool(command, lambda said: "Listening for events" in said, others / "lib")
 
 
 class _Empty:
@@ -216,79 +220,90 @@ class Size:
     pairs: int
     runs: int
     trips: int
+    drops: int
     storm: int
 
 
-def healthy(traffic: Traffic, size: Size, make: Callable[[], Any], pairs: int, name: str) -> dict[str, Any]:
-    """Instructions of a packet through both ends: untraced, and more while `make()` runs; in turn."""
+def tool(traffic: Traffic, size: Size, make: Callable[[], Any], pairs: int, name: str) -> dict[str, Any]:
+    """What a tool costs a packet through both ends, and each of the drops: untraced and traced in turn."""
 
-    def block() -> float:
+    def healthy() -> float:
         runs = [instructions(size.trips, traffic.echo) for _ in range(size.runs)]
         return statistics.median(runs) / 2
 
-    block()
-    untraced, more = [block()], []
+    def dropped() -> dict[str, float]:
+        return {kind: instructions(size.drops, send) for kind, send in traffic.drops().items()}
+
+    healthy()
+    found: dict[str, Any] = {"untraced": [healthy()], "more": [], "drop_untraced": dropped()}
     for number in range(pairs):
-        tool = make()
-        with_it = block()
-        tool.stop()
-        untraced.append(block())
-        more.append(with_it - (untraced[-1] + untraced[-2]) / 2)
-        say(f"{name} {number + 1}/{pairs}: {untraced[-1]:,.0f} a packet, {more[-1]:+,.0f} with it")
-    return {"untraced": untraced, "more": more}
-
-
-@contextlib.contextmanager
-def _counting() -> Iterator[None]:
-    STATS.write_text("1")
-    try:
-        yield
-    finally:
-        STATS.write_text("0")
-
-
-def runs_per_packet(traffic: Traffic, size: Size) -> dict[str, Any]:
-    """What runs for a good packet and for a drop, by the kernel's own count; and wgtrace's memory."""
-    tool = wgtrace()
-    count = size.runs * size.trips
-    found: dict[str, Any] = {"start_instructions": tool.start_instructions, "memory_mb": tool.memory_mb()}
-    with _counting():
-        for name, packets, call in (
-            ("good", 2, traffic.echo),
-            ("bad_header", 1, traffic.send_junk),
-            ("allowedips_no_peer", 1, traffic.send_nowhere),
-        ):
-            before = tool.runs()
-            instructions(count, call)
-            moved = [
-                (runs - before.get(program, (0, 0))[0], spent - before.get(program, (0, 0))[1])
-                for program, (runs, spent) in tool.runs().items()
-            ]
-            found[name] = [sum(column) / count / packets for column in zip(*moved, strict=True)]
-    tool.stop()
-    say(f"program runs and instructions: {found}")
+        running = make()
+        with_it = healthy()
+        if number == pairs - 1 and isinstance(running, Tool):
+            found |= _looked_at(traffic, size, running)
+            found["drop_traced"] = dropped()
+            found["drops_sent"] = len(traffic.drops()) * (size.drops + size.trips)
+            found["memory_mb"] = running.memory_mb()
+        said = running.stop()
+        found["untraced"].append(healthy())
+        found["more"].append(with_it - sum(found["untraced"][-2:]) / 2)
+        say(f"{name} {number + 1}/{pairs}: {found['untraced'][-1]:,.0f} a packet, {found['more'][-1]:+,.0f}")
+    if isinstance(said, str):  # bpftrace, of what was freed in WireGuard
+        found["told"] = sum(map(int, re.findall(r"@freed\[wg_\S+\]: (\d+)", said)))
     return found
 
 
-def storm(traffic: Traffic, size: Size) -> dict[str, Any]:
-    """Drops without end, half of them received and half sent: the cost of each, and if all are counted."""
-    few = max(size.storm // 50, 10)
+def _looked_at(traffic: Traffic, size: Size, running: Tool) -> dict[str, Any]:
+    """Runs of its programs and instructions in them for a packet and for a drop: the kernel counts."""
+    found: dict[str, Any] = {"start_instructions": running.start_instructions}
+    STATS.write_text("1")
+    for kind, packets, call in (("good", 2, traffic.echo), *((k, 1, c) for k, c in traffic.drops().items())):
+        before = running.runs()
+        instructions(size.trips, call)
+        moved = [
+            (runs - before.get(program, (0, 0))[0], spent - before.get(program, (0, 0))[1])
+            for program, (runs, spent) in running.runs().items()
+        ]
+        found[kind] = [sum(column) / size.trips / packets for column in zip(*moved, strict=True)]
+    STATS.write_text("0")
+    return found
 
-    def figures(count: int) -> dict[str, float]:
-        return {
-            "bad_header": instructions(count, traffic.send_junk),
-            "allowedips_no_peer": instructions(count, traffic.send_nowhere),
+
+def tools(traffic: Traffic, size: Size, others: Path | None) -> dict[str, Any]:
+    """wgtrace, and beside it what else there is."""
+    found = {"wgtrace": tool(traffic, size, wgtrace, size.pairs, "wgtrace")}
+    if others:
+        makes = {
+            "empty": _Empty,
+            "bpftrace": lambda: bpftrace(others),
+            "pwru": lambda: pwru(others),
         }
+        for name, make in makes.items():
+            if name == "empty" or (others / "bin" / name).exists():
+                try:
+                    found[name] = tool(traffic, size, make, 1, name)
+                except RuntimeError as error:
+                    say(f"{name}: {error}")
+                    found[name] = {"error": str(error)}
+    return found
+
+
+def storm(traffic: Traffic, size: Size, _others: Path | None) -> dict[str, Any]:
+    """Drops without end, half of them received and half sent; then one for each packet forwarded."""
+    few = max(size.storm // 100, 10)
 
     def forwarding() -> float:
         return statistics.median(instructions(few // 10, traffic.forward_in_storm) for _ in range(10))
 
-    untraced, forwarded = figures(few), forwarding()
-    tool = wgtrace()
-    traced, forwarded_traced = figures(size.storm // 2), forwarding()
-    sent = {"bad_header": size.storm // 2 + few // 10 * 10, "allowedips_no_peer": size.storm // 2}
-    memory = tool.memory_mb()
-    said = [line for line in tool.stop().splitlines() if line.startswith('{"schema"')]
+    forwarded = forwarding()
+    running = wgtrace()
+    for send in traffic.drops().values():
+        instructions(size.storm // 2, send)
+    forwarded_traced = forwarding()
+    sent = {kind: size.storm // 2 for kind in traffic.drops()}
+    sent["bad_header"] += few // 10 * 10
+    memory = running.memory_mb()
+    said = [line for line in running.stop().splitlines() if line.startswith('{"schema"')]
     summary = json.loads(said[-1])
     counted: dict[str, int] = {}
     for total in summary["totals"]:
@@ -297,40 +312,57 @@ def storm(traffic: Traffic, size: Size) -> dict[str, Any]:
     return {
         "sent": sent,
         "counted": counted,
+        "rows": len(said),
         "lost": summary["lost"],
-        "untraced": untraced,
-        "traced": traced,
         "forward": {"untraced": forwarded, "traced": forwarded_traced},
         "memory_mb": memory,
     }
 
 
+def start(_traffic: Traffic, _size: Size, others: Path | None) -> dict[str, Any]:
+    """CPU from start to attached, in instructions: the first time, later, and with kernel headers."""
+    found: dict[str, Any] = {}
+    for way in ("first", "later"):
+        running = wgtrace()
+        found[way] = running.start_instructions
+        running.stop()
+        say(f"start, {way}: {found[way]:,}")
+    headers = others and next(others.parent.glob("headers-*"), None)
+    if headers:
+        with tempfile.TemporaryDirectory() as directory:  # clang 14 crashes over mounted ones
+            copied = shutil.copytree(headers, Path(directory, "headers"))
+            command = [sys.executable, str(Path(__file__).with_name("start_up.py")), "--headers", str(copied)]
+            command += ["--one", "kernel headers, BCC's own flags", "--step", "attach", "--started", "0"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                found["headers_error"] = done.stderr[-500:]
+            else:
+                found["headers"] = json.loads(done.stdout.splitlines()[-1])["cpu"] * 1e9
+            say(f"start, with kernel headers: {found.get('headers') or found['headers_error']}")
+    return found
+
+
+PARTS: dict[str, Callable[[Traffic, Size, Path | None], dict[str, Any]]] = {
+    "start": start,  # before others have started it
+    "tools": tools,
+    "storm": storm,
+}
+
+
 def main() -> None:
-    """Measure, and print it."""
+    """Measure, and print each part when it is done."""
     parser = argparse.ArgumentParser()
-    for name in ("pairs", "runs", "trips", "storm"):
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    names = [field.name for field in fields(Size)]
+    for name in names:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--others", type=Path, help="where bpftrace and pwru are")
     asked: Any = parser.parse_args()
-    size = Size(asked.pairs, asked.runs, asked.trips, asked.storm)
-    found: dict[str, Any] = {"kernel": os.uname().release}
     with hub_and_spokes() as net:
+        size = Size(*(getattr(asked, name) for name in names))
         traffic = Traffic(net)
-        found["wgtrace"] = healthy(traffic, size, wgtrace, size.pairs, "wgtrace")
-        found["runs"] = runs_per_packet(traffic, size)
-        found["storm"] = storm(traffic, size)
-        if asked.others:
-            found["empty"] = healthy(traffic, size, _Empty, size.pairs, "empty programs")
-            os.environ["BENCH_LIBRARIES"] = str(asked.others / "lib")
-            for name, make in (("bpftrace", bpftrace), ("pwru", pwru)):
-                program = asked.others / "bin" / name
-                if program.exists():
-                    try:
-                        found[name] = healthy(traffic, size, lambda: make(str(program)), 1, name)  # noqa: B023
-                    except RuntimeError as error:
-                        say(f"{name}: {error}")
-                        found[name] = {"error": str(error)}
-    print(json.dumps(found))
+        for part in asked.parts:
+            print(json.dumps({part: PARTS[part](traffic, size, asked.others)}), flush=True)
 
 
 if __name__ == "__main__":

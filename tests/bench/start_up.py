@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # what is measured is imported by whom is measured
 
 _HERE = Path(__file__).resolve()
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_SUITES = {"6.1": "bookworm", "6.12": "trixie"}
+SUITES = {"6.1": "bookworm", "6.12": "trixie"}
 _PRELUDE = "bench_prelude.h"
 _HELD = Path(tempfile.gettempdir(), "wgtrace-bench-cache")  # of the later starts
 _OUR_FLAGS = frozenset({"-Xclang", "-disable-llvm-passes", "-g0"})
@@ -281,7 +281,7 @@ def _unpack(kernel: str, scratch: Path, tree: Path) -> None:
     root, apt = scratch / "root", scratch / "apt"
     for directory in (root, tree, apt / "lists/partial", apt / "archives/partial"):
         directory.mkdir(parents=True)
-    suite = _SUITES[kernel]
+    suite = SUITES[kernel]
     mirror, security = debian_archives()
     (apt / "sources.list").write_text(
         f"deb [signed-by={_KEYRING}] {mirror} {suite} main\n"
@@ -338,7 +338,7 @@ def _private_structs(kernel: str) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Start-up of wgtrace against kernel headers.")
-    parser.add_argument("--kernel", choices=_SUITES, default="6.1")
+    parser.add_argument("--kernel", choices=SUITES, default="6.1")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--lab", action="store_true", help="also start to attached, in the lab's machine")
     # For the processes that this one starts.

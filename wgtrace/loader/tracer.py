@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ from wgtrace.probes.types import Mechanism, Probe, ProbeStatus
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 SYS_MODULE = Path("/sys/module")
+GATHER_S = 0.002
+"""What comes within this time of a first record is taken with it: a storm wakes nobody for each."""
 _FIRST = bytes(4)  # key of an array's first entry
 _YES = (1).to_bytes(4, sys.byteorder)
 
@@ -321,6 +324,9 @@ class Tracer:
             )
         if self._ring:
             self._ring.poll(timeout_s)
+            if self._records and timeout_s:
+                time.sleep(GATHER_S)
+                self._ring.poll(0)
         taken = list(self._records)
         self._records.clear()
         return taken
