@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from json.encoder import encode_basestring_ascii
 from typing import Final, TextIO, cast
 
 from wgtrace.diagnosis.finding import Finding
@@ -98,6 +99,8 @@ def _member(field: Field) -> Write:
 
     def write(drop: SeenDrop) -> str:
         of = value(drop)
+        if isinstance(of, str):
+            return start + encode_basestring_ascii(of)
         if not isinstance(of, dict):
             return start + _ENCODE(of)
         members = [f'"{key}":{each if type(each) is int else _ENCODE(each)}' for key, each in of.items()]
