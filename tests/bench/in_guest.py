@@ -157,7 +157,10 @@ class Tool:
         """Each of its BPF programs: (times run, instructions), since kernel.bpf_stats_enabled."""
         found = {}
         for fdinfo in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
-            text = fdinfo.read_text()
+            try:
+                text = fdinfo.read_text()
+            except FileNotFoundError:  # pwru opens and closes files all the time
+                continue
             fields = dict(re.findall(r"^(prog_id|run_cnt|run_time_ns):\s*(\d+)", text, re.MULTILINE))
             if len(fields) == 3:
                 found[fields["prog_id"]] = (int(fields["run_cnt"]), int(fields["run_time_ns"]))

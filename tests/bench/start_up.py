@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -193,7 +194,8 @@ def _attach(way: Way, headers: Path, started: float) -> dict[str, float]:
 def measure(step: str, headers: Path, kernel: str, runs: int) -> Figures:
     """Each of WAYS `runs` times, in turn; one more round before warms the page cache.
 
-    A way that fails, as old BCC does over new headers, has no figures.
+    A way that fails, as old BCC does over new headers, has no figures; nor has a later start that
+    found nothing kept, because something else was loaded since.
     """
     figures: Figures = {name: [] for name in WAYS}
     failed: set[str] = set()
@@ -204,8 +206,8 @@ def measure(step: str, headers: Path, kernel: str, runs: int) -> Figures:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 failed.add(name)
-            elif number:
-                figures[name].append(json.loads(done.stdout.splitlines()[-1]))
+            elif number and not math.isnan((told := json.loads(done.stdout.splitlines()[-1]))["seconds"]):
+                figures[name].append(told)
             said = (done.stderr if done.returncode else done.stdout).strip()
             print(f"{step} {number}/{runs} {name}: {said or done.returncode}", file=sys.stderr)
     return figures
@@ -241,7 +243,7 @@ def _table(figures: Mapping[str, list[dict[str, float]]]) -> str:
 
     for name, runs in figures.items():
         if not runs:
-            rows.append(f"| {name} | does not compile |" + " |" * (len(columns) + 1))
+            rows.append(f"| {name} | no figures: it does not compile |" + " |" * (len(columns) + 1))
             continue
         seconds = [run["seconds"] for run in runs]
         wall = f"{median(name, 'seconds'):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
