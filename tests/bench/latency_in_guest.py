@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from in_guest import Size, Tool, Traffic, _counting, healthy, instructions, say
+from in_guest import STATS, Size, Tool, Traffic, instructions, say, tool
 
 from wgtrace.lab.topology import hub_and_spokes
 
@@ -50,17 +50,18 @@ def latency() -> Tool:
     ready = Path("/tmp/ready")
     ready.unlink(missing_ok=True)
     command = ["wgtrace", "latency", "--all", "--json", "--ready-file", str(ready)]
-    return Tool(command, lambda _said: ready.exists(), Path("/tmp/latency.log"))
+    return Tool(command, lambda _said: ready.exists())
 
 
 def runs(traffic: Traffic, size: Size) -> dict[str, tuple[float, float]]:
     """Of a packet through both ends: runs of each program and instructions in it, by the kernel's count."""
-    tool = latency()
-    before, count = tool.runs(), size.runs * size.trips
-    with _counting():
-        instructions(count, traffic.echo)
-        after = tool.runs()
-    tool.stop()
+    running = latency()
+    before, count = running.runs(), size.runs * size.trips
+    STATS.write_text("1")
+    instructions(count, traffic.echo)
+    after = running.runs()
+    STATS.write_text("0")
+    running.stop()
     moved = {
         program: [now - was for now, was in zip(told, before.get(program, (0, 0)), strict=True)]
         for program, told in after.items()
@@ -76,21 +77,20 @@ def main() -> None:
     parser.add_argument("--trips", type=int, default=300)
     parser.add_argument("--others", type=Path)
     asked: Any = parser.parse_args()
-    size = Size(asked.pairs, asked.runs, asked.trips, 0)
+    size = Size(asked.pairs, asked.runs, asked.trips, drops=asked.trips, storm=0)
     found: dict[str, Any] = {"kernel": os.uname().release}
     with hub_and_spokes() as net:
         traffic = Traffic(net)
-        found["latency"] = healthy(traffic, size, latency, size.pairs, "wgtrace latency")
+        found["latency"] = tool(traffic, size, latency, size.pairs, "wgtrace latency")
         found["runs"] = list(runs(traffic, size).values())
         say(f"program runs and instructions: {found['runs']}")
         if asked.others:
-            os.environ["BENCH_LIBRARIES"] = str(asked.others / "lib")
             command = [str(asked.others / "bin/bpftrace"), "-e", STAGES]
 
             def bpftrace() -> Tool:
-                return Tool(command, lambda said: "ready" in said, Path("/tmp/bpftrace.log"))
+                return Tool(command, lambda said: "ready" in said, asked.others / "lib")
 
-            found["bpftrace"] = healthy(traffic, size, bpftrace, 1, "bpftrace")
+            found["bpftrace"] = tool(traffic, size, bpftrace, 1, "bpftrace")
     print(json.dumps(found))
 
 
