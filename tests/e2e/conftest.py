@@ -38,6 +38,12 @@ def _hooks_that_stay() -> None:
     subprocess.run(["nft", "-f", "-"], input="add table inet held\n" + "".join(chains), text=True, check=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _room_on_the_wire() -> None:
+    """Softirqs may be late by any number of packets: none is lost before WireGuard has it."""
+    Path("/proc/sys/net/core/netdev_max_backlog").write_text("1000000")
+
+
 @pytest.fixture(scope="session")
 def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
     """`wgtrace drops --all --json`, attached; it must end well."""
