@@ -101,8 +101,17 @@ def send_frames(host: Host, ifname: str, ethertype: int, frames: list[bytes]) ->
 
 def received_bytes(host: Host, public_key: str) -> int:
     """Bytes that `host` has accepted from a peer."""
+    return _transferred(host, public_key)[0]
+
+
+def sent_bytes(host: Host, public_key: str) -> int:
+    """Bytes that `host` has sent to a peer, handshakes too."""
+    return _transferred(host, public_key)[1]
+
+
+def _transferred(host: Host, public_key: str) -> tuple[int, int]:
     lines = host.wg("show", host.ifname, "transfer").splitlines()
-    return next(int(received) for key, received, _sent in map(str.split, lines) if key == public_key)
+    return next((int(came), int(went)) for key, came, went in map(str.split, lines) if key == public_key)
 
 
 def wait_until(holds: Callable[[], bool], limit_s: float = 60) -> None:

@@ -21,7 +21,7 @@ import pytest
 from ledger import Ledger
 from noise import Impostor, ipv4
 from pyroute2 import WireGuard
-from scenes import add_impostor, drop_udp_to, new_key, received_bytes, udp, wait_until
+from scenes import add_impostor, drop_udp_to, new_key, received_bytes, sent_bytes, udp, wait_until
 from starve import roomy, starved_workers
 from tracer import Report, Tracer
 
@@ -233,11 +233,11 @@ def test_under_load(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
             for _ in range(600):  # behind them: it is the length of the queue that is load
                 sock.sendto(forged, _to(net.b))
         report = _all_seen(tracer, HANDSHAKES + N + 661, ("init_accepted",), ifname)
-    counts = dict(report.totals)
-    assert report.steps["init_accepted"] == 1
-    assert counts["ratelimited"] + counts.get("handshake_init_replay", 0) == 60
-    ledger.add("ratelimited", 60 - counts.get("handshake_init_replay", 0), counts["ratelimited"])
-    assert sum(counts.values()) == HANDSHAKES + N + 660
+    counts, accepted = dict(report.totals), report.steps["init_accepted"]
+    assert 1 <= accepted <= 2  # a worker on each CPU may look at the same one at once, and take it
+    again = 61 - accepted - counts.get("handshake_init_replay", 0) - counts.get("handshake_flood", 0)
+    ledger.add("ratelimited", again, counts["ratelimited"])
+    assert sum(counts.values()) == HANDSHAKES + N + 661 - accepted
 
 
 def test_answers_that_are_wrong(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
@@ -435,7 +435,10 @@ def test_handshakes_that_are_not_sent(tracer: Tracer, ledger: Ledger, ifname: st
         assert {d["detail"]["errno"] for d in report.drops} == {errno.EAFNOSUPPORT}
         assert report.count("endpoint_af_invalid", nowhere) == tries
 
-        net.a.send_udp(net.b.inner(), count=N)
+        net.a.send_udp(net.b.inner())
+        # Before the first is sent, by a worker, others are neither sent nor held back.
+        wait_until(lambda: sent_bytes(net.a, net.b.public_key) >= INITIATION)
+        net.a.send_udp(net.b.inner(), count=N - 1)
         report = tracer.settled(lambda r: r.steps.get("staged_wait:key_absent", 0) >= N + 1, ifname)
         steps = report.steps_of(net.b.public_key)
         assert steps["staged_wait:key_absent"] == N
