@@ -212,7 +212,7 @@ class Impostor:
 
     def connect(self, sock: socket.socket, to: tuple[str, int]) -> None:
         """Shake hands with the kernel at `to` and confirm with a keepalive."""
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.sendto(self.initiation(), to)
         while True:
             message = sock.recv(2048)

@@ -38,7 +38,7 @@ class Sniffer:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SO_RCVBUF)
             self._socket.bind((device, ETH_P_ALL))
-        self._socket.settimeout(10)
+        self._socket.settimeout(60)
 
     def messages(self, kind: int, port: int, count: int) -> list[bytes]:
         """The next `count` messages of a kind that go to a port."""
@@ -114,7 +114,7 @@ def _transferred(host: Host, public_key: str) -> tuple[int, int]:
     return next((int(came), int(went)) for key, came, went in map(str.split, lines) if key == public_key)
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 180) -> None:
     """Wait for something to become true; AssertionError if it never does."""
     deadline = time.monotonic() + limit_s
     while not holds():

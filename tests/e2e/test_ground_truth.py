@@ -278,7 +278,7 @@ def test_who_knocks(tracer: Tracer, ledger: Ledger, ifname: str) -> None:
             for _ in range(N):
                 sock.sendto(stranger.initiation(), to)
             first = known.initiation()
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.sendto(first, to)
             assert sock.recv(2048)[0] == 2
             for _ in range(N):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from scenes import send
-from tracer import Tracer, bpf_objects, kprobe_events
+from tracer import START_S, Tracer, bpf_objects, kprobe_events
 
 from wgtrace.lab.topology import Network, two_hosts
 
@@ -28,7 +28,7 @@ def net() -> Iterator[Network]:
         yield network
 
 
-def _wait_for(condition: object, seconds: float = 60) -> None:
+def _wait_for(condition: object, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]  # a callable
         assert time.monotonic() < deadline
@@ -50,7 +50,7 @@ def test_inside_ip_netns_exec(net: Network, tmp_path: Path) -> None:
     net.a.send_udp(net.b.inner(4), count=7, source="192.168.50.5")
     send(net.a, net.b, GARBAGE * 29)
 
-    assert tracer.process.wait(timeout=60) == 0
+    assert tracer.process.wait(timeout=180) == 0
     tracer.end()
     start, *rest = tracer.lines
     assert start["type"] == "start"
@@ -80,11 +80,11 @@ def test_another_namespace_and_the_table(net: Network, tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "COLUMNS": "200"},
     ) as wgtrace:
-        _wait_for(ready.exists, 180)
+        _wait_for(ready.exists, START_S)
         net.a.send_udp(net.b.inner(6), count=7, source=stray)
         time.sleep(2)
         wgtrace.send_signal(signal.SIGTERM)
-        output, _ = wgtrace.communicate(timeout=60)
+        output, _ = wgtrace.communicate(timeout=180)
 
     assert wgtrace.returncode == 1  # --exit-code, and a finding of severity error
     assert output.startswith("vpn-blue: 1 peer, port 33002. ")
@@ -113,7 +113,7 @@ def test_a_reader_that_goes_away(net: Network) -> None:
     wgtrace.stdout.close()
     send(net.a, net.b, GARBAGE * 3)
 
-    assert wgtrace.wait(timeout=60) == 0
+    assert wgtrace.wait(timeout=180) == 0
     assert wgtrace.stderr.read() == ""
     wgtrace.stderr.close()
     _wait_for(lambda: bpf_objects() == before)

@@ -163,7 +163,7 @@ def test_a_full_disk(small: Path, ifname: str, tmp_path: Path) -> None:
     full = Tracer(["--all", "-w", str(small), "--snaplen", "1400"], tmp_path / "ready")
     with two_hosts(ifname=ifname) as net:
         send(net.a, net.b, [b"\x09\x00\x00\x00" + SECRET] * 499)
-        assert full.process.wait(timeout=60) == 4
+        assert full.process.wait(timeout=180) == 4
     full.end()
     assert full.lines[-1]["type"] == "summary"
     assert f"cannot write more to {small}: No space left on device" in full.stderr

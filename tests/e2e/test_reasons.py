@@ -275,7 +275,7 @@ def _initiation_to(net: Network, peer: Impostor, sock: socket.socket) -> bytes:
     endpoint = "{}:{}".format(*sock.getsockname())
     net.b.wg("set", net.b.ifname, "peer", peer.public_key, "endpoint", endpoint)
     net.b.send_udp("172.20.0.2")
-    sock.settimeout(10)
+    sock.settimeout(60)
     while (message := sock.recv(2048))[0] != 1:
         pass
     return message

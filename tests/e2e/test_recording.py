@@ -142,11 +142,11 @@ def test_a_replay_tells_what_was_told_live(tracer: Tracer, ifname: str, tmp_path
             killed = tmp_path / "killed.rec"
             wait_until(lambda: len(told(replay(_copied(path, killed)), ifname).drops) == 2 * N + M)
             process.send_signal(signal.SIGINT)
-            said, errors = process.communicate(timeout=60)
+            said, errors = process.communicate(timeout=180)
             live = tracer.report(ifname)
 
             _fill_the_disk(net, starved)
-        starved_errors = starved.communicate(timeout=60)[1]
+        starved_errors = starved.communicate(timeout=180)[1]
         left = replay(small / "wg.rec")
     subprocess.run(["umount", str(small)], check=True)
 

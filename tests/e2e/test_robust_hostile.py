@@ -81,7 +81,7 @@ class Terminal:
         """Ctrl-C, and the exit status."""
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(timeout=PATIENCE_S)
-        self._reader.join(timeout=60)
+        self._reader.join(timeout=180)
         os.close(self._fd)
         return status
 

@@ -49,7 +49,7 @@ def test_the_module_unloaded_under_us(tracer: Tracer, slow_scenes: SlowScenes, t
             assert _rmmod().returncode == 0
         else:
             assert _rmmod().returncode == 0
-            assert own.process.wait(timeout=60) == 3
+            assert own.process.wait(timeout=180) == 3
             assert "the wireguard module was unloaded" in own.stderr
             assert own.end() == 3
             assert [line["type"] for line in own.lines][-1] == "summary"
@@ -60,7 +60,7 @@ def test_the_module_unloaded_under_us(tracer: Tracer, slow_scenes: SlowScenes, t
     with two_hosts(ifname="module1") as net:  # loaded again, at other addresses
         again = Tracer(["--netns", net.b.netns, "--count", "5"], tmp_path / "again")
         send(net.a, net.b, [GARBAGE] * 5)
-        assert again.process.wait(timeout=60) == 0
+        assert again.process.wait(timeout=180) == 0
         again.end()
         assert _sum(again.lines[-1]) == 5
 

@@ -137,7 +137,7 @@ def test_canary_keys(net: Network, tmp_path: Path) -> None:
         assert found_in(everything, secrets) == []
     finally:
         wgtrace.send_signal(signal.SIGINT)
-        assert wgtrace.wait(timeout=60) == 0
+        assert wgtrace.wait(timeout=180) == 0
         (CONF_DIR / "canary.conf").unlink()
 
     files = [path for path in (*work.rglob("*"), *outputs_of(tmp_path)) if path.is_file()]
@@ -167,7 +167,7 @@ def test_no_core(net: Network, tmp_path: Path) -> None:
         wait_until(lambda: ready.exists() or wgtrace.poll() is not None, START_S)
         for process in (other, wgtrace):
             process.send_signal(signal.SIGSEGV)
-            assert process.wait(timeout=60) == -signal.SIGSEGV
+            assert process.wait(timeout=180) == -signal.SIGSEGV
         assert [path.name for path in tmp_path.glob("core.*")] == [f"core.{other.pid}"]
     finally:
         CORE_PATTERN.write_text(pattern)

@@ -15,8 +15,8 @@ from typing import Any
 
 Line = dict[str, Any]
 
-START_S = 180  # BCC compiles for half a minute in an emulated guest
-SETTLE_S = 60
+START_S = 600  # of patience, not of waiting: a busy host may give a guest a tenth of a CPU
+SETTLE_S = 180
 SUMMARY_S = 900  # what is in the buffer is shown before, which may be 50,000 drops
 
 
@@ -141,7 +141,7 @@ class Tracer:
         )
 
     def settled(self, enough: Callable[[Report], bool], *ifnames: str, limit_s: float = SETTLE_S) -> Report:
-        """The report once `enough` holds and nothing more comes; what there is after a minute."""
+        """The report once `enough` holds and nothing more comes; what there is when patience ends."""
         deadline = time.monotonic() + limit_s
         report = self.report(*ifnames)
         while not enough(report) and time.monotonic() < deadline:

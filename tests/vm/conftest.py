@@ -38,7 +38,7 @@ def _marks(kernel: str) -> str:
 
 
 def _run(kernel: str, out: Path) -> Run:
-    command = [sys.executable, "-m", "wgtrace", "lab", "run", "--kernel", kernel, "--timeout", "2400"]
+    command = [sys.executable, "-m", "wgtrace", "lab", "run", "--kernel", kernel, "--timeout", "5000"]
     marks = f"-m '{_marks(kernel)}'"
     pytest_in_guest = f"python3 -m pytest -p no:cacheprovider {marks} --durations=9 /mnt/host/e2e"
     guest = f"{pytest_in_guest} --junitxml=$WGTRACE_LAB_OUT/e2e.xml"
