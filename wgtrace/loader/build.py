@@ -16,6 +16,8 @@ from wgtrace.probes.btf import Btf
 from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
 from wgtrace.probes.types import Probe
 
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+
 
 def running_kernel(
     catalogue: Sequence[Probe] = CATALOGUE, snaplen: int | None = None, devices: int = MOST_DEVICES
@@ -26,11 +28,32 @@ def running_kernel(
         snaplen: As in `Settings`, and devices too.
 
     Raises:
-        UnsupportedError: It has no BTF, no WireGuard, or hides its addresses.
+        UnsupportedError: It has no BTF, no WireGuard, hides its addresses, or is locked down.
     """
+    need_no_lockdown()
     vmlinux = Btf.vmlinux()
     wireguard = Btf.module(WIREGUARD, vmlinux)
     return Plan(vmlinux, wireguard, kernel.module_symbols(WIREGUARD), catalogue, snaplen, devices)
+
+
+def need_no_lockdown() -> None:
+    """Have a kernel whose memory BPF may read, kernel_lockdown(7).
+
+    Some programs would be taken all the same, those that read nothing: a run that sees next to nothing.
+
+    Raises:
+        UnsupportedError: It may not.
+    """
+    try:
+        is_locked = "[confidentiality]" in LOCKDOWN.read_text()
+    except OSError:
+        return  # securityfs is not mounted: then the kernel says it, probe by probe
+    if is_locked:
+        raise UnsupportedError(
+            "nothing can be traced on this kernel",
+            "it is locked down, by lockdown=confidentiality: BPF programs may not read its memory",
+            "boot without lockdown=confidentiality",
+        )
 
 
 class Build:
