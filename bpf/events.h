@@ -29,6 +29,7 @@ enum wgt_event_kind {
 	WGT_EVENT_DROP = 1,
 	WGT_EVENT_HANDSHAKE = 2,
 	WGT_EVENT_CONFIG = 3,
+	WGT_EVENT_PACKET = 6,
 };
 
 /*
@@ -223,6 +224,7 @@ struct wgt_handshake_event {
 	__u32 attempt; /* retry: 1 is the first retry */
 	__u16 code;    /* enum wgt_handshake_code */
 	__u16 pad;
+	__u64 message_ns; /* sent: once it was made, before it left; received: once it had come */
 };
 
 /* Kind WGT_EVENT_CONFIG: someone configured an interface. */
@@ -231,6 +233,28 @@ struct wgt_config_event {
 	__u32 pid;
 	__u32 pad;
 	__u8 comm[16];
+};
+
+/* Which way a packet went. */
+enum wgt_way {
+	WGT_LEFT = 1,
+	WGT_ARRIVED = 2,
+};
+
+/*
+ * Kind WGT_EVENT_PACKET: a data message left, or arrived, of which one in so many
+ * is told, by its counter. The time is before it left, or after it arrived.
+ */
+struct wgt_packet_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device;
+	struct wgt_peer peer;
+	struct wgt_flow outer; /* arrived */
+	__u64 nonce;	       /* counter of the data message */
+	__u32 receiver_index;
+	__u32 len; /* of the message, bytes */
+	__u8 way;  /* enum wgt_way */
+	__u8 pad[7];
 };
 
 /* Key of the per-CPU totals: u64 packets. */
@@ -433,10 +457,12 @@ _Static_assert(sizeof(struct wgt_device) == 24, "also change DeviceWire and WGT_
 _Static_assert(sizeof(struct wgt_peer) == 56, "also change PeerWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_drop_event) == 336,
 	       "also change DropEventWire and, if not appended, WGT_ABI");
-_Static_assert(sizeof(struct wgt_handshake_event) == 112,
+_Static_assert(sizeof(struct wgt_handshake_event) == 120,
 	       "also change HandshakeEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_packet_event) == 168,
+	       "also change PacketEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_stream) == 40, "also change StreamWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_config) == 16, "also change ConfigWire and WGT_ABI");

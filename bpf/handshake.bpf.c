@@ -41,6 +41,7 @@ struct handshake_frame {
 	u8 public_key[WGT_KEY_LEN];
 	struct tai64n timestamp;
 	struct tai64n latest_timestamp;
+	u64 came_ns;
 };
 
 BPF_TABLE("lru_hash", u64, struct handshake_frame, receiving, 1024);
@@ -48,6 +49,7 @@ BPF_TABLE("lru_hash", u64, struct handshake_frame, receiving, 1024);
 /* What a kworker sends, and whether it got as far as to make it. */
 struct sent_handshake {
 	struct wg_peer *peer;
+	u64 made_ns; /* when the message was made, or a response begun; 0: not yet */
 	u32 is_made;
 	u32 pad;
 };
@@ -74,7 +76,7 @@ static __always_inline struct handshake_frame *receiving_frame(void)
 static __always_inline int handle_receive_handshake(struct wg_device *wg, struct sk_buff *skb)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	struct handshake_frame frame = {.wg = wg, .mac_state = -1};
+	struct handshake_frame frame = {.wg = wg, .mac_state = -1, .came_ns = bpf_ktime_get_boot_ns()};
 	struct skb_view view = {};
 
 	skb_view_init(&view, skb);
@@ -251,10 +253,14 @@ static __always_inline int handle_aead_return(u64 ok)
 /* wg_noise_handshake_create_response() and wg_noise_handshake_begin_session() */
 static __always_inline int handle_session_return(u64 ok)
 {
+	u64 id = bpf_get_current_pid_tgid();
+	struct sent_handshake *sent = sending.lookup(&id);
 	struct handshake_frame *frame = receiving_frame();
 
 	if (frame && !(ok & 1))
 		frame->response_failed = 1;
+	if (sent)
+		sent->made_ns = bpf_ktime_get_boot_ns();
 	return 0;
 }
 
@@ -338,12 +344,13 @@ static __always_inline int handle_receive_handshake_return(void)
 	drop.reason = handshake_verdict(frame);
 	if (!drop.reason) {
 		if (frame->type == MESSAGE_COOKIE)
-			emit_handshake(frame->peer, WGT_COOKIE_RECEIVED, 0, frame->receiver_index, 0);
+			emit_handshake(frame->peer, WGT_COOKIE_RECEIVED, 0, frame->receiver_index, 0,
+				       frame->came_ns);
 		else if (frame->accepted)
 			emit_handshake(frame->peer,
 				       frame->type == MESSAGE_INITIATION ? WGT_INIT_ACCEPTED
 									 : WGT_RESPONSE_ACCEPTED,
-				       frame->sender_index, frame->receiver_index, 0);
+				       frame->sender_index, frame->receiver_index, 0, frame->came_ns);
 		goto out;
 	}
 	drop.wg = frame->wg;
@@ -387,6 +394,7 @@ static __always_inline int handle_create_initiation_return(u64 ok)
 	if (!sent)
 		return 0;
 	sent->is_made = 1;
+	sent->made_ns = bpf_ktime_get_boot_ns();
 	if (ok & 1)
 		return 0;
 	drop.peer = sent->peer;
@@ -428,7 +436,7 @@ static __always_inline int handle_send_buffer_return(s32 err)
 		return 0;
 	if (!err) {
 		emit_handshake(sent->peer, frame ? WGT_RESPONSE_SENT : WGT_INIT_SENT,
-			       READ(sent->peer->handshake.entry.index), 0, 0);
+			       READ(sent->peer->handshake.entry.index), 0, 0, sent->made_ns);
 		return 0;
 	}
 	drop.peer = sent->peer;
@@ -533,13 +541,14 @@ static __always_inline int handle_retransmit(struct timer_list *timer)
 	if (!is_peer(peer))
 		return 0;
 	attempts = READ(peer->timer_handshake_attempts);
-	emit_handshake(peer, attempts > MAX_TIMER_HANDSHAKES ? WGT_GIVE_UP : WGT_RETRY, 0, 0, attempts + 1);
+	emit_handshake(peer, attempts > MAX_TIMER_HANDSHAKES ? WGT_GIVE_UP : WGT_RETRY, 0, 0, attempts + 1,
+		       0);
 	return 0;
 }
 
 static __always_inline int handle_handshake_complete(struct wg_peer *peer)
 {
-	emit_handshake(peer, WGT_HANDSHAKE_COMPLETE, 0, 0, 0);
+	emit_handshake(peer, WGT_HANDSHAKE_COMPLETE, 0, 0, 0, 0);
 	return 0;
 }
 

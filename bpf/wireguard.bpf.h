@@ -458,7 +458,7 @@ static __always_inline bool count_handshake(struct wg_peer *peer, struct wgt_dev
 }
 
 static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 sender_index,
-					   u32 receiver_index, u32 attempt)
+					   u32 receiver_index, u32 attempt, u64 message_ns)
 {
 	struct wgt_device device = {};
 	struct wgt_handshake_event *e;
@@ -478,5 +478,6 @@ static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 s
 	e->receiver_index = receiver_index;
 	e->attempt = attempt;
 	e->code = code;
+	e->message_ns = message_ns;
 	events.ringbuf_submit(e, 0);
 }

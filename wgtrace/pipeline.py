@@ -19,7 +19,15 @@ from wgtrace.events import decode
 from wgtrace.events.decode import Decoder
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import CATALOGUE, Reason
-from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, HandshakeTotal, IPAddress, Losses
+from wgtrace.events.types import (
+    ConfigEvent,
+    DropEvent,
+    DropTotal,
+    HandshakeTotal,
+    IPAddress,
+    Losses,
+    PacketEvent,
+)
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
 from wgtrace.report import CounterLine, RunStart, Sink, Summary
@@ -208,6 +216,8 @@ class DropsRun:
             if isinstance(event, ConfigEvent):
                 self._changers.append(f"{event.comm} (pid {event.pid})")
                 stale = True  # read again only when the next event needs it
+                continue
+            if isinstance(event, PacketEvent):  # a good packet: `merge` looks at it
                 continue
             if stale:
                 self._use(self._host.snapshot())

@@ -13,7 +13,7 @@ from wgtrace.loader import compiler, kernel_tree, source
 from wgtrace.loader.plan import CFLAGS, Plan, capture_flags
 from wgtrace.loader.source import Program
 from wgtrace.probes.btf import Btf
-from wgtrace.probes.catalogue import CATALOGUE
+from wgtrace.probes.catalogue import CATALOGUE, PACKETS
 from wgtrace.probes.types import Point
 
 
@@ -40,8 +40,9 @@ def variants(kernel: Kernel, only_kprobes: bool) -> list[tuple[Program, str]]:
     Args:
         only_kprobes: As where every fentry was refused; else as where the kernel has it.
     """
-    refused = {probe.name: "no fentry" for probe in CATALOGUE} if only_kprobes else {}
-    plan = Plan(kernel.vmlinux, kernel.wireguard, refused=refused)
+    rows = (*CATALOGUE, *PACKETS)
+    refused = {probe.name: "no fentry" for probe in rows} if only_kprobes else {}
+    plan = Plan(kernel.vmlinux, kernel.wireguard, catalogue=rows, refused=refused)
     return [variant for variants in plan.variants.values() for variant in variants]
 
 

@@ -13,7 +13,7 @@ from programs import Kernel, compiled, functions, functions_of, is_raw_tracepoin
 from wgtrace.events.wire import DropEventWire
 from wgtrace.loader import source
 from wgtrace.loader.tracer import _SITES
-from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
+from wgtrace.probes.catalogue import CATALOGUE, PACKETS, WIREGUARD
 
 pytestmark = pytest.mark.bpf
 
@@ -47,7 +47,7 @@ def test_a_record_has_room_for_what_was_asked(kernel: Kernel, snaplen: int | Non
     """Without -w no program takes bytes of a packet; with the largest --snaplen the verifier takes all."""
     from bcc import BPF
 
-    programs = [v for v in variants(kernel, only_kprobes=True) if "skb" in v[0].probe.name]
+    programs = [v for v in variants(kernel, only_kprobes=True) if v[0].probe.name.endswith("-skb")]
     definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
 
     with compiled(whole_text(programs), definitions, snaplen) as bpf:
@@ -118,7 +118,7 @@ def test_every_function_is_in_the_module(kernel: Kernel) -> None:
     nm = subprocess.run(["nm", str(kernel.module)], capture_output=True, text=True, check=True).stdout
     text = {line.split()[-1] for line in nm.splitlines() if line.split()[-2] in "tT"}
 
-    rows = [probe for probe in CATALOGUE if probe.module == WIREGUARD]
+    rows = [probe for probe in (*CATALOGUE, *PACKETS) if probe.module == WIREGUARD]
     assert [probe.name for probe in rows if text.isdisjoint(probe.targets)] == []
     assert [function for function in _SITES if function not in text] == []
 

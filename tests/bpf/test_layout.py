@@ -23,6 +23,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_drop_event": wire.DropEventWire,
     "wgt_handshake_event": wire.HandshakeEventWire,
     "wgt_config_event": wire.ConfigEventWire,
+    "wgt_packet_event": wire.PacketEventWire,
     "wgt_total_key": wire.TotalKeyWire,
     "wgt_stream": wire.StreamWire,
     "wgt_config": wire.ConfigWire,

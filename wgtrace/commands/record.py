@@ -35,6 +35,12 @@ from wgtrace.errors import UsageError
     metavar="N",
     help="Keep N files: FILE, the older FILE.1, ... Needs --max-size.",
 )
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep each Nth data message too, for `merge`; costs something for every packet.",
+)
 @options.netns
 @options.everywhere
 @options.duration
@@ -46,6 +52,7 @@ def record(
     path: Path,
     max_size: int | None,
     rotate: int | None,
+    sample: int | None,
     netns: str | None,
     everywhere: bool,
     duration: float | None,
@@ -70,17 +77,51 @@ def record(
     Exit status: 0 ran; 2 wrong usage; 3 cannot run here; 4 internal error, or
     the recording cannot be written.
     """
+    if rotate and not max_size:
+        raise UsageError("--rotate says how many files to keep", "not how large one is", "add --max-size")
+    kept = recorded(
+        interfaces,
+        path,
+        max_size=max_size,
+        rotate=rotate,
+        sample=sample,
+        netns=netns,
+        everywhere=everywhere,
+        duration=duration,
+        names=names,
+        ready_file=ready_file,
+        with_banner=not quiet,
+    )
+    if not quiet:
+        click.echo(kept)
+
+
+def recorded(
+    interfaces: tuple[str, ...],
+    path: Path,
+    *,
+    netns: str | None = None,
+    everywhere: bool = False,
+    names: Path | None = None,
+    duration: float | None = None,
+    ready_file: Path | None = None,
+    max_size: int | None = None,
+    rotate: int | None = None,
+    sample: int | None = None,
+    with_banner: bool = False,
+) -> str:
+    """Record a run to its end; gives its last line."""
     from wgtrace.loader.build import begun
     from wgtrace.loader.tracer import Settings, Tracer
 
-    if rotate and not max_size:
-        raise UsageError("--rotate says how many files to keep", "not how large one is", "add --max-size")
     need_root()
-    build = begun(None)  # what follows is slow to import, and goes on beside it
+    from wgtrace.probes.catalogue import CATALOGUE, PACKETS, WIREGUARD
+
+    catalogue = (*CATALOGUE, *PACKETS) if sample else CATALOGUE
+    build = begun(None, catalogue)  # what follows is slow to import, and goes on beside it
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.table import TableSink
     from wgtrace.pipeline import Limits, Signals
-    from wgtrace.probes.catalogue import WIREGUARD
     from wgtrace.probes.identity import identity
     from wgtrace.recording.output import Output
     from wgtrace.recording.recorder import Recorder
@@ -88,7 +129,8 @@ def record(
     view = view_of(interfaces, netns, everywhere, names)
     with Signals() as signals, contextlib.closing(Output(path, max_size, rotate)) as output:
         progress(f"attaching to {view.described} ...")
-        with contextlib.closing(Tracer(Settings(view.traced), build=build)) as tracer:
+        settings = Settings(view.traced, sample=sample or 0)
+        with contextlib.closing(Tracer(settings, catalogue, build)) as tracer:
             recorder = Recorder(
                 tracer,
                 this_host(view, tracer),
@@ -97,11 +139,11 @@ def record(
                 tracer.symbols,
                 sys.argv[1:],
                 host_facts(),
+                sample or 0,
             )
-            if not quiet:
+            if with_banner:
                 TableSink(make_console(sys.stdout), rows=False).start(recorder.start())
             if ready_file:
                 ready_file.touch()
             recorder.run(Limits(duration), signals)
-    if not quiet:
-        click.echo(recorder.kept.told(output))
+    return recorder.kept.told(output)

@@ -27,6 +27,7 @@ from wgtrace.events.types import (
     HandshakeTotal,
     IPAddress,
     Packet,
+    PacketEvent,
     PeerRef,
     Tai64n,
 )
@@ -40,6 +41,8 @@ from wgtrace.events.wire import (
     FlowWire,
     HandshakeEventWire,
     Layer,
+    PacketEventWire,
+    PacketWay,
     PeerWire,
     TotalKeyWire,
     layout,
@@ -54,6 +57,7 @@ _HEADER = layout(EventHeader).unpack_from
 _DROP, _DROP_LEN = unpacker(DropEventWire), ctypes.sizeof(DropEventWire)
 _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
+_PACKET = unpacker(PacketEventWire)
 _TOTAL_KEY = unpacker(TotalKeyWire)
 _DEVICE = unpacker(DeviceWire)
 _FLOW = unpacker(FlowWire)
@@ -67,8 +71,8 @@ _KEPT = 4096
 # Quicker to look a number up in than to ask the enum.
 _REASONS: Final = {int(reason): reason for reason in Reason}
 _SUB_REASONS: Final = {int(sub_reason): sub_reason for sub_reason in SubReason}
-_A_DROP, _A_HANDSHAKE, _A_CONFIG = (
-    int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG)
+_A_DROP, _A_HANDSHAKE, _A_CONFIG, _A_PACKET = (
+    int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG, EventKind.PACKET)
 )
 # Not dropped yet, and NOT_SPECIFIED (2 since SKB_CONSUMED): no reason.
 _NO_REASON: Final = (None, "NOT_SPECIFIED", "NOT_DROPPED_YET")
@@ -170,6 +174,8 @@ class Decoder:
                 return _handshake(ts_ns, _HANDSHAKE(record))
             if kind == _A_CONFIG:
                 return _config(ts_ns, _CONFIG(record))
+            if kind == _A_PACKET:
+                return _data_message(ts_ns, _PACKET(record))
             raise ValueError(f"{kind} is no kind of event")
         except (ValueError, KeyError, struct.error) as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
@@ -247,6 +253,20 @@ def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:
         sender_index=wire.sender_index,
         receiver_index=wire.receiver_index,
         attempt=wire.attempt,
+        message_ns=wire.message_ns,
+    )
+
+
+def _data_message(ts_ns: int, wire: Any) -> PacketEvent:
+    return PacketEvent(
+        ts_ns=ts_ns,
+        device=_device(wire.device),
+        way=PacketWay(wire.way),
+        receiver_index=wire.receiver_index,
+        nonce=wire.nonce,
+        length=wire.len,
+        peer=_peer(wire.peer),
+        outer=_flow(wire.outer),
     )
 
 

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar, dataclass_transform
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.wire import Loss
+from wgtrace.events.wire import Loss, PacketWay
 
 IPAddress = IPv4Address | IPv6Address
 _T = TypeVar("_T")
@@ -172,7 +172,12 @@ class DropEvent:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeEvent:
-    """`struct wgt_handshake_event`: a handshake took a step."""
+    """`struct wgt_handshake_event`: a handshake took a step.
+
+    Attributes:
+        message_ns: CLOCK_BOOTTIME, of a message sent: before it left; of one received:
+            after it came; 0: not known.
+    """
 
     ts_ns: int
     device: DeviceRef
@@ -181,6 +186,7 @@ class HandshakeEvent:
     sender_index: int = 0
     receiver_index: int = 0
     attempt: int = 0
+    message_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +198,27 @@ class ConfigEvent:
     comm: str
 
 
-Event = DropEvent | HandshakeEvent | ConfigEvent
+@dataclass(frozen=True, slots=True)
+class PacketEvent:
+    """`struct wgt_packet_event`: a data message left or arrived, one in so many.
+
+    Attributes:
+        ts_ns: CLOCK_BOOTTIME, before it left or after it arrived.
+        outer: Of one that arrived.
+        length: Of the message, bytes.
+    """
+
+    ts_ns: int
+    device: DeviceRef
+    way: PacketWay
+    receiver_index: int
+    nonce: int
+    length: int
+    peer: PeerRef | None = None
+    outer: Flow | None = None
+
+
+Event = DropEvent | HandshakeEvent | ConfigEvent | PacketEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class EventKind(enum.IntEnum):
     DROP = 1
     HANDSHAKE = 2
     CONFIG = 3
+    PACKET = 6
 
 
 class Loss(enum.IntEnum):
@@ -82,6 +83,13 @@ class TermKind(enum.IntEnum):
     PORT = 2
     PROTO = 3
     FAMILY = 4
+
+
+class PacketWay(enum.IntEnum):
+    """`enum wgt_way`: which way a packet went."""
+
+    LEFT = 1
+    ARRIVED = 2
 
 
 class EventHeader(ctypes.Structure):
@@ -213,6 +221,7 @@ class HandshakeEventWire(ctypes.Structure):
     receiver_index: int
     attempt: int
     code: int
+    message_ns: int
     _fields_ = [
         ("hdr", EventHeader),
         ("device", DeviceWire),
@@ -222,6 +231,7 @@ class HandshakeEventWire(ctypes.Structure):
         ("attempt", c_uint32),
         ("code", c_uint16),
         ("pad", c_uint16),
+        ("message_ns", c_uint64),
     ]
 
 
@@ -234,10 +244,35 @@ class ConfigEventWire(ctypes.Structure):
     _fields_ = [("hdr", EventHeader), ("pid", c_uint32), ("pad", c_uint32), ("comm", c_uint8 * 16)]
 
 
+class PacketEventWire(ctypes.Structure):
+    """`struct wgt_packet_event`."""
+
+    hdr: EventHeader
+    device: DeviceWire
+    peer: PeerWire
+    outer: FlowWire
+    nonce: int
+    receiver_index: int
+    len: int
+    way: int
+    _fields_ = [
+        ("hdr", EventHeader),
+        ("device", DeviceWire),
+        ("peer", PeerWire),
+        ("outer", FlowWire),
+        ("nonce", c_uint64),
+        ("receiver_index", c_uint32),
+        ("len", c_uint32),
+        ("way", c_uint8),
+        ("pad", c_uint8 * 7),
+    ]
+
+
 RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
     EventKind.DROP: DropEventWire,
     EventKind.HANDSHAKE: HandshakeEventWire,
     EventKind.CONFIG: ConfigEventWire,
+    EventKind.PACKET: PacketEventWire,
 }
 """What a ring-buffer record of each kind is."""
 

@@ -21,6 +21,7 @@ CONCERNS = {
     "drop.bpf.c": ("drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
     "handshake.bpf.c": ("handshake.bpf.c",),
     "latency.bpf.c": ("latency.bpf.c",),
+    "packet.bpf.c": ("packet.bpf.c",),
 }
 FILES = (*HEADERS, *(name for names in CONCERNS.values() for name in names))
 

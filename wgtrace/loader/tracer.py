@@ -97,6 +97,7 @@ class Settings:
         snaplen: Bytes of each packet to hand over, at most 65,535; 0: its headers;
             None: nothing.
         devices: Interfaces of the host among which that of a datagram is looked for.
+        sample: Tell of one data message in so many, for a catalogue with PACKETS; 0: of none.
     """
 
     traced: tuple[tuple[str, int], ...] | None
@@ -105,6 +106,7 @@ class Settings:
     wanted: Filter = field(default_factory=Filter)
     snaplen: int | None = None
     devices: int = MOST_DEVICES
+    sample: int = 0
 
 
 def _advice() -> str:
@@ -292,6 +294,8 @@ class Tracer:
         if self._list_free:
             sites.list_start, sites.list_end = self._list_free.start, self._list_free.end
         self._maps["sites"].update(_FIRST, bytes(sites))
+        if "sampling" in self._maps:
+            self._maps["sampling"].update(_FIRST, self._settings.sample.to_bytes(8, sys.byteorder))
 
     def follow(self, interfaces: Iterable[tuple[int, int]]) -> None:
         """Trace these interfaces, whatever they are called from now on, and no others under any name.

@@ -12,7 +12,7 @@ from wgtrace.probes.types import CONTEXT, Point, Probe
 
 WIREGUARD = "wireguard"
 
-_DROP, _HANDSHAKE = "drop.bpf.c", "handshake.bpf.c"
+_DROP, _HANDSHAKE, _PACKET = "drop.bpf.c", "handshake.bpf.c", "packet.bpf.c"
 
 _OUT = tuple(r for r in Reason if r.direction is Direction.TX)
 _IN = tuple(r for r in Reason if r.direction is Direction.RX)
@@ -352,5 +352,36 @@ CATALOGUE: tuple[Probe, ...] = (
         (),
         "that the configuration changed",
         "changes of the configuration are seen up to a second late",
+    ),
+)
+
+# Data messages, one in so many: these run for every packet, so they are no part of CATALOGUE.
+PACKETS: tuple[Probe, ...] = (
+    _entry(
+        "wg_socket_send_skb_to_peer",
+        "handle_send_skb",
+        ("struct wg_peer *peer", "struct sk_buff *skb"),
+        ("packet_left",),
+        "a data message about to leave",
+        "which data messages left",
+        _PACKET,
+    ),
+    _return(
+        "wg_socket_send_skb_to_peer",
+        "handle_send_skb_return",
+        ("s32",),
+        ("packet_left",),
+        "whether it left",
+        "which data messages left",
+        _PACKET,
+    ),
+    _entry(
+        "wg_packet_receive",
+        "handle_packet_receive",
+        ("struct wg_device *wg", "struct sk_buff *skb"),
+        ("packet_arrived",),
+        "a data message that arrived",
+        "which data messages arrived",
+        _PACKET,
     ),
 )

@@ -60,6 +60,7 @@ class Facts:
         clock_offset_ns: CLOCK_REALTIME minus CLOCK_BOOTTIME when the file began.
         clock: The clocks when the file began.
         command: Words of the command line.
+        sample: One data message in so many was recorded, by its counter; 0: none.
         probes: What became of each row of the probe catalogue.
         kernel_reasons: `enum skb_drop_reason` of the kernel, without its prefix.
         symbols: Functions of WireGuard, to describe addresses.
@@ -77,6 +78,7 @@ class Facts:
     clock_offset_ns: int
     clock: Anchor
     command: tuple[str, ...] = ()
+    sample: int = 0
     probes: tuple[ProbeStatus, ...] = ()
     kernel_reasons: dict[int, str] = field(default_factory=dict)
     symbols: tuple[Symbol, ...] = ()

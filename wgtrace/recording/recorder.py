@@ -13,7 +13,7 @@ from wgtrace.diagnosis.words import age, count_of
 from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events.decode import Decoder, device_of, kind_of, reason_of
 from wgtrace.events.reasons import HandshakeCode
-from wgtrace.events.types import ConfigEvent, Counters, DropEvent, HandshakeEvent, IPAddress
+from wgtrace.events.types import ConfigEvent, Counters, DropEvent, HandshakeEvent, IPAddress, PacketEvent
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.pipeline import ASK_AGAIN_S, POLL_S, UNSENT, HostFacts, Limits, Signals
 from wgtrace.probes.identity import Identity
@@ -73,6 +73,7 @@ class Recorder:
         symbols: Functions of WireGuard.
         command: Words of the command line.
         facts: What rules may ask for.
+        sample: As in `Facts`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Recorder:
         symbols: Iterable[Symbol] = (),
         command: Sequence[str] = (),
         facts: HostFacts | None = None,
+        sample: int = 0,
     ) -> None:
         self._ask = facts or HostFacts()
         self._decoder = Decoder()
@@ -102,6 +104,7 @@ class Recorder:
             clock_offset_ns=host.clock_offset_ns,
             clock=anchor(),
             command=tuple(command),
+            sample=sample,
             probes=source.probes,
             kernel_reasons=dict(source.kernel_reasons),
             symbols=tuple(symbol for symbol in symbols if symbol.is_text),
@@ -202,7 +205,7 @@ class Recorder:
             return
         with contextlib.suppress(UndecodableRecordError):
             event = self._decoder.event(record)
-            if isinstance(event, ConfigEvent) or event.peer is None:
+            if isinstance(event, (ConfigEvent, PacketEvent)) or event.peer is None:
                 return
             if isinstance(event, HandshakeEvent) and event.code in _ANSWERED:
                 self._troubled.pop(event.peer.public_key, None)

@@ -6,33 +6,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 from wgtrace.diagnosis.words import count_of, utc
 from wgtrace.errors import UsageError
 from wgtrace.events.decode import kind_of
 from wgtrace.events.types import Counters, IPAddress
-from wgtrace.events.wire import DropEventWire, EventKind, Loss, TotalKeyWire
+from wgtrace.events.wire import Loss
 from wgtrace.pipeline import HostFacts
 from wgtrace.probes import kernel
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.recording import bodies
-from wgtrace.recording.facts import TOTAL_KEY, Asked, Facts, sizes
+from wgtrace.recording.facts import TOTAL_KEY, Asked, Facts
 from wgtrace.recording.format import Block, Flag, Kind
+from wgtrace.recording.growth import Growth
 from wgtrace.recording.plain import loaded
 from wgtrace.recording.reader import Damage, File, opened
 from wgtrace.source import Build
 from wgtrace.state.types import Device, Load, Namespace, Peer, Snapshot, Way
 
-
-def _offset(field: Any) -> int:
-    return int(field.offset)
-
-
-_MATCHED_AT: Final[dict[int, int]] = {
-    EventKind.DROP: _offset(DropEventWire.matched),
-    TOTAL_KEY: _offset(TotalKeyWire.matched),
-}
 _NOTHING = Counters(dict.fromkeys(Loss, 0), {}, 0)
 
 
@@ -56,10 +47,7 @@ class Recording:
         self._paths = tuple(paths)
         self._files = _opened(paths)
         self._facts: Facts = self._files[0].facts
-        then = self._facts.sizes
-        # The one field of which 0 does not say "not known": before there were filters all was asked for.
-        self._is_before_filters = then.get(EventKind.DROP, 0) <= _MATCHED_AT[EventKind.DROP]
-        self._grown = {kind: now for kind, now in sizes().items() if now > then.get(kind, now)}
+        self._growth = Growth(self._facts)
         self._described: dict[int, str] = {}
         self._gaps: list[str] = []
         self._unknown_losses = 0
@@ -102,13 +90,13 @@ class Recording:
             file, block = self._ahead
             self._pass()
             if block.kind == Kind.RECORDS:
-                return [self._as_now(kind_of(r), r) for r in file.understood(bodies.records, block)]
+                return [self._growth.as_now(kind_of(r), r) for r in file.understood(bodies.records, block)]
         return None
 
     def totals(self) -> list[tuple[bytes, int]]:
         """(key, packets) of the map `totals`, as last written down."""
         counts = {key: count - self._sums_before.get(key, 0) for key, count in self._sums.items()}
-        return [(self._as_now(TOTAL_KEY, key), count) for key, count in counts.items() if count]
+        return [(self._growth.as_now(TOTAL_KEY, key), count) for key, count in counts.items() if count]
 
     def counters(self) -> Counters:
         """Losses and limits, as last written down."""
@@ -242,16 +230,6 @@ class Recording:
 
     def _time(self, ts_ns: int | None = None) -> str:
         return f"{utc((self._ts_ns if ts_ns is None else ts_ns) + self._facts.clock_offset_ns)} UTC"
-
-    def _as_now(self, kind: int, raw: bytes) -> bytes:
-        """A record, with zeros for what was appended to its kind since: it is not known."""
-        size = self._grown.get(kind)
-        if size and len(raw) == self._facts.sizes[kind]:
-            raw = raw.ljust(size, b"\0")
-        at = _MATCHED_AT.get(kind)
-        if at is not None and self._is_before_filters and len(raw) > at:
-            raw = raw[:at] + b"\1" + raw[at + 1 :]
-        return raw
 
 
 def _bytes(count: int) -> str:

@@ -28,10 +28,11 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTotal,
     Packet,
+    PacketEvent,
     PeerRef,
     Tai64n,
 )
-from wgtrace.events.wire import DropEventWire, EventKind, Layer
+from wgtrace.events.wire import DropEventWire, EventKind, Layer, PacketWay
 
 KEY, OTHER = bytes(range(32)), bytes(range(100, 132))
 HERE = ip_address("198.51.100.1")
@@ -97,6 +98,17 @@ FULL = {
         receiver_index=6,
         attempt=2,
         code=HandshakeCode.RETRY,
+        message_ns=22,
+    ),
+    EventKind.PACKET: record(
+        EventKind.PACKET,
+        device=DEVICE,
+        peer=PEER,
+        outer=flow4("203.0.113.9", "198.51.100.1", 17, 51820, 41641, 144),
+        nonce=17,
+        receiver_index=6,
+        len=116,
+        way=PacketWay.ARRIVED,
     ),
     EventKind.CONFIG: record(EventKind.CONFIG, pid=4242, comm=b"wg"),
 }
@@ -170,6 +182,21 @@ def test_a_full_handshake() -> None:
         sender_index=5,
         receiver_index=6,
         attempt=2,
+        message_ns=22,
+    )
+
+
+def test_a_data_message() -> None:
+    """Of a data message it is told which way it went, its counter, its length and where it came from."""
+    assert DECODER.event(FULL[EventKind.PACKET]) == PacketEvent(
+        ts_ns=23,
+        device=DeviceRef("wg0", 4026531840, 7),
+        way=PacketWay.ARRIVED,
+        receiver_index=6,
+        nonce=17,
+        length=116,
+        peer=PeerRef(text(KEY), Endpoint(ip_address("203.0.113.9"), 51820)),
+        outer=Flow(ip_address("203.0.113.9"), HERE, 17, 51820, 41641, 144),
     )
 
 

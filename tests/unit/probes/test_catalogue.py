@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
 
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
-from wgtrace.probes.catalogue import CATALOGUE
+from wgtrace.probes.catalogue import CATALOGUE, PACKETS
 from wgtrace.probes.latency import LATENCY
 from wgtrace.probes.types import Point, Probe
 
-EVERY: Final = (*CATALOGUE, *LATENCY)
+EVERY: Final = (*CATALOGUE, *LATENCY, *PACKETS)
 
 
 def _program_text() -> str:
@@ -58,17 +60,18 @@ def test_a_row_is_whole(probe: Probe) -> None:
     assert not probe.without_it.endswith(".")
 
 
-@pytest.mark.parametrize("probe", CATALOGUE, ids=_by_name)
+@pytest.mark.parametrize("probe", [*CATALOGUE, *PACKETS], ids=_by_name)
 def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
     known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode}
+    known |= {f"packet_{way.name.lower()}" for way in PacketWay}
 
     assert set(probe.gives) <= known
     assert len(set(probe.gives)) == len(probe.gives)
 
 
-@pytest.mark.parametrize("catalogue", [CATALOGUE, LATENCY])
-def test_rows_are_unique(catalogue: tuple[Probe, ...]) -> None:
+@pytest.mark.parametrize("catalogue", [[*CATALOGUE, *PACKETS], LATENCY])
+def test_rows_are_unique(catalogue: Sequence[Probe]) -> None:
     """Neither a name nor an attach point comes twice: programs are called after them."""
     points = Counter((target, probe.point) for probe in catalogue for target in probe.targets)
 
