@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wgtrace.selftest.scenes import Scene
 
 
-@click.command(short_help="Provoke each reason in namespaces of its own, and show that it is seen.")
+@click.command(short_help="Provoke each reason in its own namespaces: is it seen?")
 @click.option("-j", "--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 @click.option("--clean", "only_clean", is_flag=True, help="Only remove what a killed selftest left.")
 def selftest(as_json: bool, only_clean: bool) -> None:

@@ -178,6 +178,15 @@ def _wireguard(link: Device, names: Mapping[str, str]) -> Device:
 
 def _dumped(family: int, ifindex: int) -> Iterator[Any]:
     """The `wgmsg`s of an interface's dump, without the keys that are secret."""
+    for message in _answered(family, ifindex):
+        without_secrets(message)
+        decoded = wgmsg(bytes(message))
+        decoded.decode()
+        yield decoded
+
+
+def _answered(family: int, ifindex: int) -> Iterator[memoryview]:
+    """The messages of an interface's dump, in a buffer that is wiped in the end: with all keys."""
     wanted = _NLATTR.pack(8, _WGDEVICE_A_IFINDEX) + struct.pack("=I", ifindex)
     body = _GENLMSGHDR.pack(WG_CMD_GET_DEVICE, 1, 0) + wanted
     request = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), family, _DUMP, 0, 0) + body
@@ -192,12 +201,35 @@ def _dumped(family: int, ifindex: int) -> Iterator[Any]:
                         if code:
                             raise OSError(-code, os.strerror(-code))
                         return
-                    without_secrets(message)
-                    decoded = wgmsg(bytes(message))
-                    decoded.decode()
-                    yield decoded
-    finally:  # what an error left in it
+                    yield message
+    finally:  # what was not overwritten, or what an error left in it
         buffer[:] = bytes(len(buffer))
+
+
+def secret_keys(ifindex: int) -> list[bytearray]:
+    """The private and preshared keys of an interface of the calling thread's network namespace.
+
+    For a search in what is about to be handed out, and for nothing else: the caller wipes them.
+
+    Raises:
+        OSError: The kernel's answer, ENODEV: it is gone.
+        StateError: It changes all the time.
+    """
+
+    def read() -> list[bytearray]:
+        return [key for message in _answered(_family(), ifindex) for key in _secrets(message) if any(key)]
+
+    return told(read)
+
+
+def _secrets(message: memoryview) -> Iterator[bytearray]:
+    for kind, value in _attributes(message[_NLMSGHDR.size + _GENLMSGHDR.size :]):
+        if kind == _WGDEVICE_A_PRIVATE_KEY:
+            yield bytearray(value)
+        for _, peer in _attributes(value) if kind == _WGDEVICE_A_PEERS else ():
+            yield from (
+                bytearray(key) for of_peer, key in _attributes(peer) if of_peer == _WGPEER_A_PRESHARED_KEY
+            )
 
 
 def _messages(answer: memoryview) -> Iterator[tuple[int, memoryview]]:
