@@ -15,7 +15,7 @@ from wgtrace.commands.terminal import have_standard_streams, say, write_no_more
 from wgtrace.errors import OutputError, WgtraceError
 
 #: Each is a module of its name in wgtrace/commands/.
-COMMANDS = ("drops", "evidence", "lab", "latency", "probes", "record", "replay", "selftest")
+COMMANDS = ("drops", "evidence", "lab", "latency", "merge", "probes", "record", "replay", "selftest")
 
 EXIT_INTERNAL = 4
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -41,7 +41,21 @@ ALLOWED: Final = {
         "report",
         "errors",
     },
-    "outputs": {"outputs", "events", "probes", "state", "diagnosis", "report", "errors"},
+    "evidence": {
+        "evidence",
+        "recording",
+        "events",
+        "probes",
+        "state",
+        "diagnosis",
+        "outputs",
+        "source",
+        "pipeline",
+        "report",
+        "errors",
+    },
+    "merge": {"merge", "recording", "events", "state", "diagnosis", "errors"},
+    "outputs": {"outputs", "merge", "events", "probes", "state", "diagnosis", "report", "errors"},
     "selftest": {"selftest", "lab", "loader", "probes", "events", "errors", "report", "__version__"},
 }
 

@@ -41,17 +41,17 @@ def print_summary(console: Console, summary: Summary) -> None:
         put(console, (line.replace(_STAYS, " "), "bold"))
     _put_totals(console, summary)
     for text in counter_mismatches(summary.reconciliation):
-        _put_wrapped(console, text)
+        put_wrapped(console, text)
     if _is_only_limited(summary):
         for text in summary.incomplete_because:
-            _put_wrapped(console, f"{clean(text)}.")
+            put_wrapped(console, f"{clean(text)}.")
     elif not summary.complete:
         put(console, ("This is incomplete:", "yellow"))
         for text in summary.incomplete_because:
-            _put_wrapped(console, f"  {clean(text)}", indent="    ")
+            put_wrapped(console, f"  {clean(text)}", indent="    ")
     several = len({(f.ifname, f.netns) for f in summary.findings}) > 1
     for finding in summary.findings:
-        _put_finding(console, finding, several)
+        put_finding(console, finding, several)
 
 
 def _is_only_limited(summary: Summary) -> bool:
@@ -139,7 +139,12 @@ def _put_totals(console: Console, summary: Summary) -> None:
         put(console, (f"{count:>9}  {where:<{room}}{reason.id:<30}  {peer}", ""))
 
 
-def _put_finding(console: Console, finding: Finding, several: bool) -> None:
+def put_finding(console: Console, finding: Finding, several: bool) -> None:
+    """Write a finding: what, whom, why, and what to do.
+
+    Args:
+        several: Findings of several interfaces are shown: say which.
+    """
     put(console)
     head = [(finding.slug, _STYLES[finding.severity])]
     if several:
@@ -151,7 +156,7 @@ def _put_finding(console: Console, finding: Finding, several: bool) -> None:
         head.append((f"   {count_of(finding.count, 'packet')}", ""))
     head.append((f"   {finding.confidence.value}", "dim"))
     put(console, *head)
-    _put_wrapped(console, f"  {clean(finding.cause)}", indent="  ")
+    put_wrapped(console, f"  {clean(finding.cause)}", indent="  ")
     for label, texts in (
         ("fix", finding.fix),
         ("seen", ("; ".join(finding.evidence),) if finding.evidence else ()),
@@ -162,10 +167,11 @@ def _put_finding(console: Console, finding: Finding, several: bool) -> None:
             if label == "fix" and text.startswith(_COMMANDS):  # never broken: it is there to be copied
                 put(console, (start, "dim"), (clean(text), "bold"))
             else:
-                _put_wrapped(console, start + clean(text), indent=" " * 9)
+                put_wrapped(console, start + clean(text), indent=" " * 9)
 
 
-def _put_wrapped(console: Console, text: str, indent: str = "  ") -> None:
+def put_wrapped(console: Console, text: str, indent: str = "  ") -> None:
+    """Write a sentence, in lines that can be read."""
     for line in _lines(console, text, indent):
         put(console, (line, ""))
 
