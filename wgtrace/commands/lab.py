@@ -104,6 +104,74 @@ def demo(kernel: str) -> None:
 
 
 @lab.command()
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A name of `wgtrace lab kernels`, or a version of one that Debian still has; repeatable.",
+)
+@click.option("--runs", type=click.IntRange(min=1), default=7, show_default=True, metavar="N")
+@click.option(
+    "--timeout",
+    type=float,
+    default=1800,
+    show_default=True,
+    metavar="S",
+    help="For all runs on a kernel; 0: no limit.",
+)
+@click.option(
+    "--copy-out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("repro-out"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the evidence of the first failure on each kernel goes.",
+)
+@click.argument("script", type=click.Path(path_type=Path))
+def repro(kernels: tuple[str, ...], runs: int, timeout: float, copy_out: Path, script: Path) -> None:
+    """Run SCRIPT on several kernels under tracing, and say how often it fails on each.
+
+    It is run by bash, as root, such as the repro.sh of `wgtrace evidence`: exit status
+    0 is a pass, 4 that it cannot run there, anything else a failure. Of the first failure
+    on a kernel its output and an archive of `wgtrace evidence` are kept.
+
+    \b
+    wgtrace lab repro repro.sh --kernel 6.1.176 --kernel 6.1 --kernel 6.12 --runs 23
+
+    \b
+    Exit status: 0 it never failed; 1 it did on some kernel; 2 wrong usage;
+    4 a guest failed, or it cannot run there.
+    """
+    from wgtrace.lab.repro import repro as run_repro
+    from wgtrace.outputs.clean import clean
+
+    status = 0
+    click.echo(f"{'KERNEL':<10} {'RELEASE':<30} {'RUNS':>5} {'FAILED':>7}  FIRST FAILURE")
+    try:
+        for told in run_repro(script, kernels, runs, copy_out, _say, timeout or None):
+            click.echo(
+                f"{told.kernel:<10} {told.release:<30} {len(told.statuses):>5} {told.failed:>7}  "
+                f"{clean(told.first_failure) or '-'}"
+            )
+            for line in (told.trouble, "it cannot run there" if told.is_skipped else ""):
+                if line:
+                    click.echo(f"{'':<10} {line}")
+            if told.evidence:
+                click.echo(f"{'':<10} evidence: {told.evidence}")
+            if told.failed:
+                status = max(status, 1)
+            elif told.is_skipped or told.trouble:
+                status = 4
+    except WgtraceError as error:
+        sys.exit(_fail(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(status)
+
+
+@lab.command()
 @click.option("--rebuild", is_flag=True, help="Build every image anew from Debian's packages of today.")
 def kernels(rebuild: bool) -> None:
     """List the kernels that the guest can boot.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
 
-from wgtrace.errors import LabError
+from wgtrace.errors import LabError, UsageError
 from wgtrace.lab.image import Image, as_root, scratch_dir, squashed
 
 _HERE = Path(__file__).parent
@@ -85,6 +86,28 @@ def kernels() -> dict[str, Kernel]:
     return {name: Kernel(name=name, **row) for name, row in table.items()}
 
 
+def kernel(name: str) -> Kernel:
+    """The kernel of a name of the matrix, or of a version that Debian's archive may still have: `6.1.176`.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    matrix = kernels()
+    if name in matrix:
+        return matrix[name]
+    numbered = [row for row in matrix if row[0].isdigit()]
+    series = next((row for row in numbered if re.fullmatch(rf"{re.escape(row)}\.\d+(-\d+)?", name)), None)
+    if series is None:
+        raise UsageError(
+            f"no kernel is called {name}",
+            do=f"choose one of {', '.join(matrix)}, or a version of one, such as 6.1.176",
+        )
+    base = matrix[series]
+    # apt takes the newest that fits: 6.1.176-1 for 6.1.176.
+    version = name if "-" in name else f"{name}-*"
+    return dataclasses.replace(base, name=name, kernel=f"{base.kernel}={version}")
+
+
 def userland_image(release: str) -> Image:
     """Return the image of a Debian release's programs: `root.squashfs`."""
 
@@ -110,7 +133,16 @@ def kernel_image(kernel: Kernel) -> Image:
         options = ["--variant=extract", f"--include={kernel.kernel},busybox-static"]
         if kernel.backports:
             options.append(f'--aptopt=APT::Default-Release "{kernel.release}-backports"')
-        debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
+        try:
+            debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
+        except LabError as exc:
+            if "=" not in kernel.kernel:
+                raise
+            raise LabError(
+                f"Debian's archive gives no kernel {kernel.name}",
+                f"it has a few versions of each at a time\n{exc.because}".strip(),
+                f"apt-cache madison {kernel.kernel.partition('=')[0]}, on {kernel.debian}, lists them",
+            ) from exc
         root = target / "root"
         version = _unpack_kernel(tree, root)
         tree.unlink()

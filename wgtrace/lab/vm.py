@@ -49,7 +49,7 @@ class Job:
     """What to do in which guest.
 
     Args:
-        kernel: A name of kernels.toml.
+        kernel: A name of kernels.toml, or a version of one of these.
         argv: The command; empty for an interactive shell.
         timeout: Seconds that the command may take, without the boot; None for no limit.
         mounts: Directories of the host to show under /mnt/host.
@@ -82,11 +82,8 @@ def run(
         LabError: The image could not be built, or the guest did not boot, panicked, hung,
             or took too long; each said apart, with the console's last lines.
     """
-    matrix = debian.kernels()
-    if job.kernel not in matrix:
-        raise UsageError(f"no kernel is called {job.kernel}", do=f"choose one of {', '.join(matrix)}")
+    kernel = debian.kernel(job.kernel)
     image.require(_TOOLS)
-    kernel = matrix[job.kernel]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminated_as_interrupted())
         userland = stack.enter_context(image.held(debian.userland_image(kernel.release), say, rebuild))

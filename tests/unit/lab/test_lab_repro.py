@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`lab repro`: what the guest says becomes a table; the guest's half runs a script and says how it went."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from wgtrace.errors import LabError, UsageError
+from wgtrace.lab import debian, image, vm
+from wgtrace.lab.repro import Runs, repro
+
+ROOT = Path(__file__).parents[3]
+
+
+class Guest:
+    """Stands for the machine: says what a test wrote, and sees the job.
+
+    Args:
+        said: What the guest writes to standard output.
+    """
+
+    def __init__(self, *said: object, status: int = 0, evidence: bool = False) -> None:
+        self.jobs: list[vm.Job] = []
+        self._said = b"".join(json.dumps(line).encode() + b"\n" for line in said)
+        self._status = status
+        self._evidence = evidence
+
+    def __call__(self, job: vm.Job, _say: image.Say, said: io.BytesIO) -> int:
+        """Boot."""
+        self.jobs.append(job)
+        assert (job.mounts[0] / "script").read_text() == "exit 0\n"
+        said.write(self._said)
+        if self._evidence and job.copy_out:
+            job.copy_out.mkdir(parents=True)
+            (job.copy_out / "evidence.tar.gz").touch()
+        return self._status
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A script."""
+    path = tmp_path / "repro.sh"
+    path.write_text("exit 0\n")
+    return path
+
+
+def runs(guest: Guest, script: Path, kernels: Sequence[str] = ("6.1",)) -> list[Runs]:
+    """What became of it."""
+    return list(repro(script, kernels, 7, script.parent / "out", print, 60, guest))
+
+
+def test_failures_are_counted_and_the_first_is_kept(script: Path) -> None:
+    """Of seven runs two failed; the first one's last line and its archive are told."""
+    guest = Guest(
+        {"release": "6.1.176"},
+        *({"run": n, "status": int(n in (3, 5)), "last": f"the end of {n}"} for n in range(1, 8)),
+        evidence=True,
+    )
+    (told,) = runs(guest, script)
+
+    assert (told.kernel, told.release, len(told.statuses), told.failed) == ("6.1", "6.1.176", 7, 2)
+    assert told.first_failure == "the end of 3"
+    assert told.evidence == script.parent / "out/6.1/evidence.tar.gz"
+    assert (told.trouble, told.is_skipped) == ("", False)
+    assert guest.jobs[0].argv[-1] == "7"
+
+
+def test_each_kernel_is_booted_once(script: Path) -> None:
+    """In the order asked for, with a directory of its own for what it leaves."""
+    guest = Guest({"release": "x"})
+    told = runs(guest, script, ("6.12", "6.1.176"))
+
+    assert [job.kernel for job in guest.jobs] == [each.kernel for each in told] == ["6.12", "6.1.176"]
+    assert [job.copy_out for job in guest.jobs] == [script.parent / "out" / k for k in ("6.12", "6.1.176")]
+
+
+def test_a_script_that_cannot_run_there_is_no_failure(script: Path) -> None:
+    """Status 4 is that of the kernel's own selftests for it."""
+    (told,) = runs(Guest({"run": 1, "status": 4, "last": "SKIP"}), script)
+
+    assert told.is_skipped
+    assert told.failed == 0
+
+
+def test_what_the_guest_cannot_do_is_told(script: Path) -> None:
+    """Noise between the lines is none of ours; a guest that ends early says so."""
+    (told,) = runs(
+        Guest([1, 2], "noise", {"trouble": "not traced"}, {"run": 1, "status": 0, "last": ""}), script
+    )
+    assert (told.statuses, told.trouble) == ([0], "not traced")
+    (told,) = runs(Guest({"run": 1, "status": 0, "last": ""}, status=137), script)
+    assert told.trouble == "the runs ended with status 137"
+
+
+def test_a_script_that_is_not_there(tmp_path: Path) -> None:
+    """No machine is booted for it."""
+    with pytest.raises(UsageError, match="there is no script"):
+        list(repro(tmp_path / "gone", ["6.1"], 1, tmp_path, print, None, Guest()))
+
+
+@pytest.mark.parametrize("name", ["6.1.176", "6.1.176-1", "6.12.107"])
+def test_a_version_of_a_kernel_can_be_named(name: str) -> None:
+    """It is the same package of the same release, of that version, and another image."""
+    found, base = debian.kernel(name), debian.kernel(name.rpartition(".")[0])
+
+    assert found.kernel == f"{base.kernel}={name if '-' in name else f'{name}-*'}"
+    assert (found.release, found.bcc) == (base.release, base.bcc)
+    assert debian.kernel_image(found).path != debian.kernel_image(base).path
+
+
+@pytest.mark.parametrize("name", ["6.2", "6.1.x", "latest.3", "6.1.176; rm", "../6.1", ""])
+def test_a_kernel_that_is_none(name: str) -> None:
+    """What there is is named."""
+    with pytest.raises(UsageError, match="no kernel is called") as refused:
+        debian.kernel(name)
+    assert "6.12" in refused.value.do
+
+
+def test_a_version_that_debian_no_longer_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said that this is why, and how to see which there are."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise LabError("mmdebstrap failed with status 25")
+
+    monkeypatch.setattr(debian, "debootstrap", fails)
+    with pytest.raises(LabError, match=r"gives no kernel 6\.1\.1") as refused:
+        debian.kernel_image(debian.kernel("6.1.1")).build(tmp_path)
+    assert "apt-cache madison linux-image-cloud-amd64" in refused.value.do
+
+
+def guest_half(tmp_path: Path, script: str, count: int) -> tuple[list[dict[str, object]], Path]:
+    """Run the guest's half with a wgtrace that is a script: it records and keeps as the real one does."""
+    bin_dir, out, work = tmp_path / "bin", tmp_path / "out", tmp_path / "work"
+    bin_dir.mkdir()
+    out.mkdir()
+    (tmp_path / "script").write_text(script)
+    (bin_dir / "wgtrace").write_text(
+        "#!/bin/bash\n"
+        'if [ "$1" = record ]; then trap "exit 0" INT; touch "$5" "$7"; while :; do sleep 0.02; done\n'
+        'else cp "$5" "$4"; fi\n'
+    )
+    (bin_dir / "wgtrace").chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from wgtrace.lab import repro_guest as g; "
+        f"g.WORK = Path({str(work)!r}); sys.exit(g.main())"
+    )
+    env = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "WGTRACE_LAB_OUT": str(out)}
+    command = [sys.executable, "-c", code, str(tmp_path / "script"), str(count)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()], out
+
+
+def test_the_guest_keeps_the_first_failure(tmp_path: Path) -> None:
+    """The third and later runs fail: the third's output and its recording's archive are left behind."""
+    count = f"n=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n + 1)) >{tmp_path}/n\n"
+    told, out = guest_half(tmp_path, count + 'echo "run $n"; [ $n -lt 2 ]\n', 5)
+
+    assert [line.get("status") for line in told] == [None, 0, 0, 1, 1, 1]
+    assert told[3]["last"] == "run 2"
+    assert (out / "first-failure.txt").read_text() == "run 2\n"
+    assert (out / "evidence.tar.gz").exists()
+
+
+def test_the_guest_stops_where_it_cannot_run(tmp_path: Path) -> None:
+    """One run is enough to know; nothing is kept."""
+    told, out = guest_half(tmp_path, "echo SKIP; exit 4\n", 5)
+
+    assert [line.get("status") for line in told] == [None, 4]
+    assert list(out.iterdir()) == []
