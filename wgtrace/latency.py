@@ -106,7 +106,7 @@ class LatencyRun:
         self._sinks = sinks
         self._by = by
         self._epoch = 0
-        self._sums = _Sums()
+        self._sums, self._interval = _Sums(), _Sums()
         self._undecodable = 0
         self._blind: tuple[str, ...] = ()
         self._ifnames: dict[tuple[int, int], str] = {}
@@ -153,7 +153,9 @@ class LatencyRun:
             now = self._host.elapsed_s()
             due = self._started + number * interval_s if interval_s else None
             if due is not None and interval_s and now >= due:
-                self._report(Part.INTERVAL, self._collected(), began)
+                self._collect()
+                self._report(Part.INTERVAL, self._interval, began)
+                self._interval = _Sums()
                 began = self._host.elapsed_s()
                 number = int((began - self._started) // interval_s) + 1
                 continue
@@ -162,9 +164,9 @@ class LatencyRun:
             self._source.records(max(0, min([POLL_S, *(at - now for at in (due, end) if at is not None)])))
             if signals.interim:
                 signals.interim = False
-                self._collected()
+                self._collect()
                 self._report(Part.INTERIM, self._sums, self._started)
-        self._collected()
+        self._collect()
 
     # -- what the programs summed up -------------------------------------------
 
@@ -172,14 +174,14 @@ class LatencyRun:
         config = LatencyConfigWire(epoch=self._epoch, by_cpu=self._by is By.CPU)
         self._source.write("latency_config", _FIRST, bytes(config))
 
-    def _collected(self) -> _Sums:
-        """End the epoch: what was summed up in it."""
+    def _collect(self) -> None:
+        """End the epoch, and take what was summed up in it."""
         self._epoch += 1
         self._set_epoch()
         self._source.records(_SETTLE_S)
-        return self._take()
+        self._take()
 
-    def _take(self) -> _Sums:
+    def _take(self) -> None:
         """Take all out of the kernel that is not of this epoch, or that will not be added to."""
         self._use(self._host.snapshot())
         sums = _Sums()
@@ -198,7 +200,7 @@ class LatencyRun:
             sums.add(peer if self._by is By.PEER else _Who(peer.direction, cpu=peer.cpu), found.histograms)
             sums.add_slow((replace(peer, cpu=slow.cpu), slow) for slow in found.slowest)
         self._sums.add_all(sums)
-        return sums
+        self._interval.add_all(sums)
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

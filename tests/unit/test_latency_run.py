@@ -199,6 +199,28 @@ def test_a_count_in_between_is_of_all_so_far() -> None:
     assert whole.rows[0].histograms[Stage.QUEUE] == histogram(3, 5)
 
 
+def test_a_count_in_between_takes_nothing_from_its_interval() -> None:
+    """What was counted before it and after it is in one interval."""
+    kernel, host = Kernel(), Host()
+    now = [0.0]
+    host.elapsed_s = lambda: now[0]  # type: ignore[method-assign]
+
+    def asked() -> None:
+        kernel.through(BERLIN, {Stage.QUEUE: 3})
+        signal.raise_signal(signal.SIGUSR1)
+
+    def over() -> None:
+        kernel.through(BERLIN, {Stage.QUEUE: 5})
+        now[0] = 1.5
+
+    kernel.polls = [asked, over]
+    _interim, interval, whole = ran(kernel, interval_s=1, host=host)
+
+    assert interval.part is Part.INTERVAL
+    assert interval.rows[0].histograms[Stage.QUEUE] == histogram(3, 5)
+    assert whole.rows == interval.rows
+
+
 def test_what_comes_while_an_epoch_ends_is_of_the_next() -> None:
     """It is not taken out of the kernel while programs may still add to it."""
     kernel = Kernel()
