@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from in_guest import STATS, Size, Tool, Traffic, instructions, say, tool
+from in_guest import Size, Tool, Traffic, tool
 
 from wgtrace.lab.topology import hub_and_spokes
 
@@ -53,37 +53,18 @@ def latency() -> Tool:
     return Tool(command, lambda _said: ready.exists())
 
 
-def runs(traffic: Traffic, size: Size) -> dict[str, tuple[float, float]]:
-    """Of a packet through both ends: runs of each program and instructions in it, by the kernel's count."""
-    running = latency()
-    before, count = running.runs(), size.runs * size.trips
-    STATS.write_text("1")
-    instructions(count, traffic.echo)
-    after = running.runs()
-    STATS.write_text("0")
-    running.stop()
-    moved = {
-        program: [now - was for now, was in zip(told, before.get(program, (0, 0)), strict=True)]
-        for program, told in after.items()
-    }
-    return {program: (ran / count / 2, spent / count / 2) for program, (ran, spent) in moved.items()}
-
-
 def main() -> None:
     """Measure, and print it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=11)
-    parser.add_argument("--trips", type=int, default=300)
+    for name, plain in (("pairs", 3), ("runs", 11), ("trips", 300)):
+        parser.add_argument(f"--{name}", type=int, default=plain)
     parser.add_argument("--others", type=Path)
     asked: Any = parser.parse_args()
-    size = Size(asked.pairs, asked.runs, asked.trips, drops=asked.trips, storm=0)
+    size = Size(asked.pairs, asked.runs, asked.trips, drops=1, storm=0)
     found: dict[str, Any] = {"kernel": os.uname().release}
     with hub_and_spokes() as net:
         traffic = Traffic(net)
         found["latency"] = tool(traffic, size, latency, size.pairs, "wgtrace latency")
-        found["runs"] = list(runs(traffic, size).values())
-        say(f"program runs and instructions: {found['runs']}")
         if asked.others:
             command = [str(asked.others / "bin/bpftrace"), "-e", STAGES]
 
