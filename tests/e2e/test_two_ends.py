@@ -30,6 +30,8 @@ from wgtrace.recording.plain import dumped, loaded
 from wgtrace.recording.reader import opened
 from wgtrace.state.types import Snapshot
 
+pytestmark = pytest.mark.soak
+
 N, M = 73, 37
 SESSIONS = 3
 STRAYS = 23
