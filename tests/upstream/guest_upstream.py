@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from wgtrace.errors import WgtraceError
 from wgtrace.events.reasons import CATALOGUE, Reason
 from wgtrace.interfaces import COUNTERS
 
@@ -44,7 +45,7 @@ class Observer:
         while not self._is_over.is_set():
             for name in sorted(os.listdir(RUN_NETNS)) if RUN_NETNS.exists() else ():
                 if name.startswith("wg-test-") and name not in self._sockets:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError, WgtraceError):  # its file is there, it is not yet
                         self._sockets[name] = _listening(RUN_NETNS / name)
             self._read()
             time.sleep(0.02)
