@@ -126,11 +126,24 @@ enum wgt_sub_reason {
 	WGT_SUB_KEY_INVALIDATED = 49,
 	WGT_SUB_KEYPAIR_EXPIRED = 50,
 	WGT_SUB_NONCE_EXHAUSTED = 51,
+	/* rekey_requested: one of those above, or */
+	WGT_SUB_KEY_OLD = 52,	  /* 120 s */
+	WGT_SUB_LAST_MINUTE = 53, /* 165 s: the session's last chance */
+	WGT_SUB_NO_ANSWER = 54,	  /* 15 s */
+	/* keys_cleared */
+	WGT_SUB_UNUSED_540S = 64,
+	WGT_SUB_INTERFACE_DOWN = 65,
+	WGT_SUB_PEER_REMOVED = 66,
+	WGT_SUB_SUSPENDED = 67,
+	/* session_derived, handshake_complete: which end of the handshake is this */
+	WGT_SUB_INITIATOR = 72,
+	WGT_SUB_RESPONDER = 73,
 };
 
 /*
- * What a handshake did, when it was not refused. The last three are no steps but
- * why one is waited for: they are only counted, as one comes with every packet.
+ * What a handshake did, when it was not refused. 9 to 11 are no steps but why one
+ * is waited for: they are only counted, as one comes with every packet. From 12 on
+ * only `wgtrace handshakes` asks for them.
  */
 enum wgt_handshake_code {
 	WGT_INIT_SENT = 1,
@@ -144,6 +157,12 @@ enum wgt_handshake_code {
 	WGT_INIT_SUPPRESSED_5S = 9,
 	WGT_INIT_PEER_DEAD = 10,
 	WGT_STAGED_WAIT = 11,
+	WGT_REKEY_REQUESTED = 12, /* an initiation will be sent, no retry */
+	WGT_NO_ANSWER_15S = 13,
+	WGT_ROUTE_FOUND = 14, /* for what is sent to the peer from now on */
+	WGT_SESSION_DERIVED = 15,
+	WGT_KEYS_CLEARED = 16,
+	WGT_KEYS_EXPIRED = 17,
 };
 
 struct wgt_event_header {
@@ -219,12 +238,20 @@ struct wgt_handshake_event {
 	struct wgt_event_header hdr;
 	struct wgt_device device;
 	struct wgt_peer peer;
-	__u32 sender_index;
-	__u32 receiver_index;
-	__u32 attempt; /* retry: 1 is the first retry */
-	__u16 code;    /* enum wgt_handshake_code */
+	__u32 sender_index;   /* of a session: ours */
+	__u32 receiver_index; /* of a session: the peer's */
+	__u32 attempt;	      /* retry: 1 is the first retry */
+	__u16 code;	      /* enum wgt_handshake_code */
 	__u16 pad;
-	__u64 message_ns; /* sent: once it was made, before it left; received: once it had come */
+	__u64 message_ns;      /* sent: once it was made, before it left; received: once it had come */
+	__u64 latency_ns;      /* handshake_complete: since its initiation was made or came in */
+	__u64 session_age_ns;  /* rekey_requested, keys_cleared, keys_expired */
+	struct wgt_flow inner; /* rekey_requested: the packet that waits longest */
+	__u8 source[16];       /* route_found: outer source address; its family is the endpoint's */
+	__u8 out_ifname[WGT_IFNAME_LEN];
+	__u32 queue_len; /* packets that wait for a session */
+	__u8 sub_reason; /* enum wgt_sub_reason */
+	__u8 pad2[3];
 };
 
 /* Kind WGT_EVENT_CONFIG: someone configured an interface. */
@@ -270,15 +297,35 @@ struct wgt_total_key {
 	__u8 public_key[WGT_KEY_LEN];
 };
 
+/*
+ * Key of the per-CPU map `handshake_times`: one bucket of a histogram, nanoseconds.
+ * Bucket 0 counts 0, bucket n from 2^(n-1) to 2^n - 1.
+ */
+struct wgt_handshake_time_key {
+	__u8 ifname[WGT_IFNAME_LEN];
+	__u32 netns;
+	__u8 role; /* WGT_SUB_INITIATOR: until the answer; WGT_SUB_RESPONDER: until it was confirmed */
+	__u8 bucket;
+	__u8 pad[2];
+	__u8 public_key[WGT_KEY_LEN];
+};
+
+struct wgt_handshake_time {
+	__u64 count;
+	__u64 sum;
+	__u64 max;
+};
+
 /* Per-CPU counters by cause: index into the map `losses`. */
 enum wgt_loss {
-	WGT_LOST_EVENTS = 0,	   /* the ring buffer was full */
-	WGT_LOST_TOTALS = 1,	   /* the totals map was full: counted by reason only */
-	WGT_LOST_UNCLASSIFIED = 2, /* freed in WireGuard at a place not in the catalogue */
-	WGT_LOST_FRAMES = 3,	   /* a handshake's exit was seen without its entry */
-	WGT_LOST_DEVICES = 4,	   /* a drop's interface was not found */
-	WGT_LOST_PACKETS = 5,	   /* latency: a packet was seen only in part */
-	WGT_LOST_PEERS = 6,	   /* latency: there is no room for a peer's histograms */
+	WGT_LOST_EVENTS = 0,	      /* the ring buffer was full */
+	WGT_LOST_TOTALS = 1,	      /* the totals map was full: counted by reason only */
+	WGT_LOST_UNCLASSIFIED = 2,    /* freed in WireGuard at a place not in the catalogue */
+	WGT_LOST_FRAMES = 3,	      /* a handshake's exit was seen without its entry */
+	WGT_LOST_DEVICES = 4,	      /* a drop's interface was not found */
+	WGT_LOST_PACKETS = 5,	      /* latency: a packet was seen only in part */
+	WGT_LOST_PEERS = 6,	      /* latency: there is no room for a peer's histograms */
+	WGT_LOST_HANDSHAKE_TIMES = 7, /* the map `handshake_times` was full */
 	WGT_LOSSES = 8,
 };
 
@@ -457,13 +504,15 @@ _Static_assert(sizeof(struct wgt_device) == 24, "also change DeviceWire and WGT_
 _Static_assert(sizeof(struct wgt_peer) == 56, "also change PeerWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_drop_event) == 336,
 	       "also change DropEventWire and, if not appended, WGT_ABI");
-_Static_assert(sizeof(struct wgt_handshake_event) == 120,
+_Static_assert(sizeof(struct wgt_handshake_event) == 224,
 	       "also change HandshakeEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_packet_event) == 168,
 	       "also change PacketEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_handshake_time_key) == 56, "also change HandshakeTimeKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_handshake_time) == 24, "also change HandshakeTimeWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_stream) == 40, "also change StreamWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_config) == 16, "also change ConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");

@@ -28,8 +28,8 @@ struct handshake_frame {
 	u32 receiver_index;
 	s32 mac_state; /* enum cookie_mac_state, -1: not asked */
 	u8 under_load;
-	u8 consumed; /* wg_noise_handshake_consume_*() was entered */
-	u8 accepted;
+	u8 consumed;  /* wg_noise_handshake_consume_*() was entered */
+	u8 accepted;  /* 2: and that is told already */
 	u8 looked_up; /* the public key was looked up */
 	u8 dh_failed;
 	u8 aead_calls;
@@ -346,7 +346,7 @@ static __always_inline int handle_receive_handshake_return(void)
 		if (frame->type == MESSAGE_COOKIE)
 			emit_handshake(frame->peer, WGT_COOKIE_RECEIVED, 0, frame->receiver_index, 0,
 				       frame->came_ns);
-		else if (frame->accepted)
+		else if (frame->accepted == 1)
 			emit_handshake(frame->peer,
 				       frame->type == MESSAGE_INITIATION ? WGT_INIT_ACCEPTED
 									 : WGT_RESPONSE_ACCEPTED,

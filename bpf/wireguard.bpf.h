@@ -457,6 +457,25 @@ static __always_inline bool count_handshake(struct wg_peer *peer, struct wgt_dev
 	return true;
 }
 
+/* The record of a counted step, all filled but for what only the caller knows. */
+static __always_inline struct wgt_handshake_event *
+handshake_record(struct wg_peer *peer, const struct wgt_device *device, u16 code, u8 sub_reason)
+{
+	struct wgt_handshake_event *e = events.ringbuf_reserve(sizeof(struct wgt_handshake_event));
+
+	if (!e) {
+		count_loss(WGT_LOST_EVENTS);
+		return NULL;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	header_init(&e->hdr, WGT_EVENT_HANDSHAKE, sizeof(*e));
+	e->device = *device;
+	read_peer(&e->peer, peer);
+	e->code = code;
+	e->sub_reason = sub_reason;
+	return e;
+}
+
 static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 sender_index,
 					   u32 receiver_index, u32 attempt, u64 message_ns)
 {
@@ -465,19 +484,12 @@ static __always_inline void emit_handshake(struct wg_peer *peer, u16 code, u32 s
 
 	if (!count_handshake(peer, &device, code, WGT_SUB_NONE))
 		return;
-	e = events.ringbuf_reserve(sizeof(struct wgt_handshake_event));
-	if (!e) {
-		count_loss(WGT_LOST_EVENTS);
+	e = handshake_record(peer, &device, code, WGT_SUB_NONE);
+	if (!e)
 		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	header_init(&e->hdr, WGT_EVENT_HANDSHAKE, sizeof(*e));
-	e->device = device;
-	read_peer(&e->peer, peer);
 	e->sender_index = sender_index;
 	e->receiver_index = receiver_index;
 	e->attempt = attempt;
-	e->code = code;
 	e->message_ns = message_ns;
 	events.ringbuf_submit(e, 0);
 }

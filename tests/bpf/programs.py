@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,8 @@ from wgtrace.loader import compiler, kernel_tree, source
 from wgtrace.loader.plan import CFLAGS, Plan, capture_flags
 from wgtrace.loader.source import Program
 from wgtrace.probes.btf import Btf
-from wgtrace.probes.catalogue import CATALOGUE, PACKETS
-from wgtrace.probes.types import Point
+from wgtrace.probes.catalogue import CATALOGUE
+from wgtrace.probes.types import Point, Probe
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,16 @@ class Kernel:
     module: Path
 
 
-def variants(kernel: Kernel, only_kprobes: bool) -> list[tuple[Program, str]]:
+def variants(
+    kernel: Kernel, only_kprobes: bool, catalogue: Sequence[Probe] = CATALOGUE
+) -> list[tuple[Program, str]]:
     """Each row's programs as they are chosen on a kernel.
 
     Args:
         only_kprobes: As where every fentry was refused; else as where the kernel has it.
     """
-    rows = (*CATALOGUE, *PACKETS)
-    refused = {probe.name: "no fentry" for probe in rows} if only_kprobes else {}
-    plan = Plan(kernel.vmlinux, kernel.wireguard, catalogue=rows, refused=refused)
+    refused = {probe.name: "no fentry" for probe in catalogue} if only_kprobes else {}
+    plan = Plan(kernel.vmlinux, kernel.wireguard, (), catalogue, refused=refused)
     return [variant for variants in plan.variants.values() for variant in variants]
 
 
@@ -82,5 +83,6 @@ def functions(bpf: Any) -> set[str]:
 
 
 def whole_text(programs: list[tuple[Program, str]]) -> str:
-    """All of bpf/ with these programs."""
-    return source.joined(text for _program, text in programs)
+    """These programs, and what of bpf/ they need."""
+    concerns = {program.probe.file for program, _text in programs}
+    return source.joined((text for _program, text in programs), concerns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,23 @@ from wgtrace.events.wire import DropEventWire
 from wgtrace.loader import source
 from wgtrace.loader.tracer import _SITES
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS, WIREGUARD
+from wgtrace.probes.story import HANDSHAKES, STORY, TOP
+from wgtrace.probes.types import Probe
 
 pytestmark = pytest.mark.bpf
 
 
+CATALOGUES = {"drops": CATALOGUE, "handshakes": HANDSHAKES, "top": TOP}
+catalogues = pytest.mark.parametrize("catalogue", CATALOGUES.values(), ids=CATALOGUES)
+
+
 @pytest.mark.usefixtures("bcc")
-def test_every_program_compiles_and_passes_the_verifier(kernel: Kernel) -> None:
+@catalogues
+def test_every_program_compiles_and_passes_the_verifier(kernel: Kernel, catalogue: Sequence[Probe]) -> None:
     """Each row's kprobe or raw tracepoint, compiled for a kernel, is taken by the one that runs here."""
     from bcc import BPF
 
-    programs = variants(kernel, only_kprobes=True)
+    programs = variants(kernel, only_kprobes=True, catalogue=catalogue)
     definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
 
     with compiled(whole_text(programs), definitions) as bpf:
@@ -61,9 +69,10 @@ def test_a_record_has_room_for_what_was_asked(kernel: Kernel, snaplen: int | Non
 
 
 @pytest.mark.usefixtures("bcc")
-def test_every_program_compiles_as_fentry(kernel: Kernel) -> None:
+@catalogues
+def test_every_program_compiles_as_fentry(kernel: Kernel, catalogue: Sequence[Probe]) -> None:
     """Where BCC has fentry for modules, it is what is compiled, of each row that has both, and only that."""
-    programs = variants(kernel, only_kprobes=False)
+    programs = variants(kernel, only_kprobes=False, catalogue=catalogue)
     definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
     both = {p.probe.name for p, _text in programs if p.fentry}
     has_macro = "#ifdef MODULE_KFUNC_PROBE\nint has_module_kfunc(void *ctx)\n{\n\treturn 0;\n}\n#endif\n"
@@ -118,7 +127,7 @@ def test_every_function_is_in_the_module(kernel: Kernel) -> None:
     nm = subprocess.run(["nm", str(kernel.module)], capture_output=True, text=True, check=True).stdout
     text = {line.split()[-1] for line in nm.splitlines() if line.split()[-2] in "tT"}
 
-    rows = [probe for probe in (*CATALOGUE, *PACKETS) if probe.module == WIREGUARD]
+    rows = [probe for probe in (*CATALOGUE, *PACKETS, *STORY) if probe.module == WIREGUARD]
     assert [probe.name for probe in rows if text.isdisjoint(probe.targets)] == []
     assert [function for function in _SITES if function not in text] == []
 

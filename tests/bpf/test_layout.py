@@ -25,6 +25,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_config_event": wire.ConfigEventWire,
     "wgt_packet_event": wire.PacketEventWire,
     "wgt_total_key": wire.TotalKeyWire,
+    "wgt_handshake_time_key": wire.HandshakeTimeKeyWire,
+    "wgt_handshake_time": wire.HandshakeTimeWire,
     "wgt_stream": wire.StreamWire,
     "wgt_config": wire.ConfigWire,
     "wgt_traced_key": wire.TracedKeyWire,

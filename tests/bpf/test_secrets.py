@@ -11,6 +11,7 @@ import pytest
 from wgtrace.loader.source import FILES, bpf_directory, kprobe_program, program_text
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS
 from wgtrace.probes.latency import LATENCY
+from wgtrace.probes.story import HANDSHAKES
 
 # Members of WireGuard's structs that hold a secret, or whole structs that do.
 SECRETS: Final = (
@@ -40,7 +41,7 @@ MAY_READ: Final = {
 def _text() -> str:
     """All that runs in the kernel, without comments."""
     files = "".join((bpf_directory() / name).read_text() for name in FILES)
-    rows = (*CATALOGUE, *LATENCY, *PACKETS)
+    rows = (*CATALOGUE, *LATENCY, *PACKETS, *HANDSHAKES)
     programs = "".join(program_text(kprobe_program(probe, probe.targets[0])) for probe in rows)
     return re.sub(r"/\*.*?\*/|//[^\n]*", "", files + programs, flags=re.DOTALL)
 

@@ -7,7 +7,7 @@ import base64
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -24,6 +24,7 @@ from wgtrace.events.types import (
     Event,
     Flow,
     HandshakeEvent,
+    HandshakeTimes,
     HandshakeTotal,
     IPAddress,
     Packet,
@@ -40,6 +41,8 @@ from wgtrace.events.wire import (
     EventKind,
     FlowWire,
     HandshakeEventWire,
+    HandshakeTimeKeyWire,
+    HandshakeTimeWire,
     Layer,
     PacketEventWire,
     PacketWay,
@@ -59,11 +62,12 @@ _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
 _PACKET = unpacker(PacketEventWire)
 _TOTAL_KEY = unpacker(TotalKeyWire)
+_TIME_KEY, _TIME = unpacker(HandshakeTimeKeyWire), unpacker(HandshakeTimeWire)
 _DEVICE = unpacker(DeviceWire)
 _FLOW = unpacker(FlowWire)
 _PEER = unpacker(PeerWire)
 
-_NO_KEY, _NO_TIME = bytes(32), bytes(12)
+_NO_KEY, _NO_TIME, _NO_ADDRESS = bytes(32), bytes(12), bytes(16)
 
 # How many flows, peers and addresses are kept decoded: a flood repeats them.
 _KEPT = 4096
@@ -245,15 +249,26 @@ def reason_of(record: bytes) -> int:
 
 
 def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:
+    peer = _peer(wire.peer)
+    source = None
+    if peer and peer.endpoint and wire.source != _NO_ADDRESS:
+        source = _address(wire.source, peer.endpoint.addr.version)
     return HandshakeEvent(
         ts_ns=ts_ns,
         device=_device(wire.device),
         code=HandshakeCode(wire.code),
-        peer=_peer(wire.peer),
+        peer=peer,
         sender_index=wire.sender_index,
         receiver_index=wire.receiver_index,
         attempt=wire.attempt,
         message_ns=wire.message_ns,
+        sub_reason=SubReason(wire.sub_reason),
+        latency_ns=wire.latency_ns,
+        session_age_ns=wire.session_age_ns,
+        inner=_flow(wire.inner),
+        source=source,
+        out_ifname=_text(wire.out_ifname),
+        queue_len=wire.queue_len,
     )
 
 
@@ -293,3 +308,27 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
         return HandshakeTotal(ifname, wire.netns, code, public_key, count, sub_reason)
     except (ValueError, struct.error) as exc:
         raise UndecodableRecordError(f"a key of {len(key)} bytes is no total", str(exc)) from exc
+
+
+def handshake_time(key: bytes, values: Iterable[bytes]) -> HandshakeTimes:
+    """Decode one entry of the map `handshake_times`: the values of all CPUs.
+
+    Raises:
+        UndecodableRecordError: The key is none of this ABI.
+    """
+    try:
+        wire, sums = _TIME_KEY(key), [_TIME(value) for value in values]
+        return HandshakeTimes(
+            _text(wire.ifname),
+            wire.netns,
+            _key(wire.public_key),
+            SubReason(wire.role),
+            wire.bucket,
+            sum(each.count for each in sums),
+            sum(each.sum for each in sums),
+            max((each.max for each in sums), default=0),
+        )
+    except (ValueError, struct.error) as exc:
+        raise UndecodableRecordError(
+            f"a key of {len(key)} bytes is no time of a handshake", str(exc)
+        ) from exc

@@ -118,6 +118,15 @@ class SubReason(enum.IntEnum):
     KEY_INVALIDATED = 49
     KEYPAIR_EXPIRED = 50
     NONCE_EXHAUSTED = 51
+    KEY_OLD = 52
+    LAST_MINUTE = 53
+    NO_ANSWER = 54
+    UNUSED_540S = 64
+    INTERFACE_DOWN = 65
+    PEER_REMOVED = 66
+    SUSPENDED = 67
+    INITIATOR = 72
+    RESPONDER = 73
 
     @cached_property
     def id(self) -> str | None:
@@ -139,6 +148,12 @@ class HandshakeCode(enum.IntEnum):
     INIT_SUPPRESSED_5S = 9
     INIT_PEER_DEAD = 10
     STAGED_WAIT = 11
+    REKEY_REQUESTED = 12
+    NO_ANSWER_15S = 13
+    ROUTE_FOUND = 14
+    SESSION_DERIVED = 15
+    KEYS_CLEARED = 16
+    KEYS_EXPIRED = 17
 
     @cached_property
     def id(self) -> str:

@@ -177,6 +177,14 @@ class HandshakeEvent:
     Attributes:
         message_ns: CLOCK_BOOTTIME, of a message sent: before it left; of one received:
             after it came; 0: not known.
+        attempt: retry: 1 is the first one.
+        sub_reason: Why it is asked for, why keys are cleared, or whether this is
+            the session's INITIATOR or its RESPONDER.
+        latency_ns: handshake_complete: since the initiation was made, or came in; 0: not known.
+        session_age_ns: Of the session that is, or was, sent with.
+        inner: rekey_requested: the packet that waits longest, None for a keepalive.
+        source: route_found: the address that is sent from, by the interface `out_ifname`.
+        queue_len: Packets that wait for a session.
     """
 
     ts_ns: int
@@ -187,6 +195,13 @@ class HandshakeEvent:
     receiver_index: int = 0
     attempt: int = 0
     message_ns: int = 0
+    sub_reason: SubReason = SubReason.NONE
+    latency_ns: int = 0
+    session_age_ns: int = 0
+    inner: Flow | None = None
+    source: IPAddress | None = None
+    out_ifname: str = ""
+    queue_len: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +271,25 @@ class HandshakeTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class HandshakeTimes:
+    """One bucket of the kernel's histogram of how long handshakes took, since the start.
+
+    Attributes:
+        role: SubReason.INITIATOR or SubReason.RESPONDER.
+        bucket: As in `histogram.Histogram`, nanoseconds; `sum` and `max` are of what is in it.
+    """
+
+    ifname: str
+    netns: int
+    public_key: str
+    role: SubReason
+    bucket: int
+    count: int
+    sum: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
 class Losses:
     """What a run did not see or did not show. All counts since the start.
 
@@ -268,6 +302,7 @@ class Losses:
         unclassified: Packets freed in WireGuard at a place not in the catalogue.
         frames: Handshake exits seen without their entry.
         devices: Drops whose interface was not found: with IFACE they are not in the totals.
+        handshake_times: Handshakes that are in no histogram: the map was full.
         rate_limited: Drops counted in the totals but not shown, by reason id.
     """
 
@@ -278,6 +313,7 @@ class Losses:
     unclassified: int = 0
     frames: int = 0
     devices: int = 0
+    handshake_times: int = 0
     rate_limited: dict[str, int] = field(default_factory=dict)
 
 

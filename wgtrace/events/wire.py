@@ -44,6 +44,7 @@ class Loss(enum.IntEnum):
     LOST_DEVICES = 4
     LOST_PACKETS = 5
     LOST_PEERS = 6
+    LOST_HANDSHAKE_TIMES = 7
 
 
 class Site(enum.IntEnum):
@@ -222,6 +223,13 @@ class HandshakeEventWire(ctypes.Structure):
     attempt: int
     code: int
     message_ns: int
+    latency_ns: int
+    session_age_ns: int
+    inner: FlowWire
+    source: ctypes.Array[c_uint8]
+    out_ifname: ctypes.Array[c_uint8]
+    queue_len: int
+    sub_reason: int
     _fields_ = [
         ("hdr", EventHeader),
         ("device", DeviceWire),
@@ -232,6 +240,14 @@ class HandshakeEventWire(ctypes.Structure):
         ("code", c_uint16),
         ("pad", c_uint16),
         ("message_ns", c_uint64),
+        ("latency_ns", c_uint64),
+        ("session_age_ns", c_uint64),
+        ("inner", FlowWire),
+        ("source", c_uint8 * 16),
+        ("out_ifname", c_uint8 * 16),
+        ("queue_len", c_uint32),
+        ("sub_reason", c_uint8),
+        ("pad2", c_uint8 * 3),
     ]
 
 
@@ -299,6 +315,33 @@ class TotalKeyWire(ctypes.Structure):
         ("pad", c_uint8 * 5),
         ("public_key", c_uint8 * 32),
     ]
+
+
+class HandshakeTimeKeyWire(ctypes.Structure):
+    """`struct wgt_handshake_time_key`."""
+
+    ifname: ctypes.Array[c_uint8]
+    netns: int
+    role: int
+    bucket: int
+    public_key: ctypes.Array[c_uint8]
+    _fields_ = [
+        ("ifname", c_uint8 * 16),
+        ("netns", c_uint32),
+        ("role", c_uint8),
+        ("bucket", c_uint8),
+        ("pad", c_uint8 * 2),
+        ("public_key", c_uint8 * 32),
+    ]
+
+
+class HandshakeTimeWire(ctypes.Structure):
+    """`struct wgt_handshake_time`."""
+
+    count: int
+    sum: int
+    max: int
+    _fields_ = [("count", c_uint64), ("sum", c_uint64), ("max", c_uint64)]
 
 
 class StreamWire(ctypes.Structure):

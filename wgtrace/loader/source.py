@@ -22,6 +22,7 @@ CONCERNS = {
     "handshake.bpf.c": ("handshake.bpf.c",),
     "latency.bpf.c": ("latency.bpf.c",),
     "packet.bpf.c": ("packet.bpf.c",),
+    "story.bpf.c": ("story.bpf.c",),
 }
 FILES = (*HEADERS, *(name for names in CONCERNS.values() for name in names))
 
@@ -44,6 +45,7 @@ KERNEL_TYPES = (
     "packet_cb",
     "allowedips_node",
     "index_hashtable",
+    "dst_entry",
 )
 
 _PRELUDE = """\

@@ -353,6 +353,11 @@ class Tracer:
         else:
             self._maps[name].update(key, value)
 
+    def handshake_times(self) -> list[tuple[bytes, list[bytes]]]:
+        """(key, values of the CPUs) of the map `handshake_times`."""
+        times = self._maps["handshake_times"]
+        return [(key, times.values(key)) for key in times.keys()]  # noqa: SIM118
+
     def counters(self) -> Counters:
         """Losses and limits, summed over the CPUs."""
         losses, streams = self._maps["losses"], self._maps["streams"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from records import flow4, record, total_key
 
 from wgtrace.errors import UndecodableRecordError
-from wgtrace.events.decode import Decoder, device_of, kind_of, total
+from wgtrace.events.decode import Decoder, device_of, handshake_time, kind_of, total
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
@@ -26,13 +26,21 @@ from wgtrace.events.types import (
     Endpoint,
     Flow,
     HandshakeEvent,
+    HandshakeTimes,
     HandshakeTotal,
     Packet,
     PacketEvent,
     PeerRef,
     Tai64n,
 )
-from wgtrace.events.wire import DropEventWire, EventKind, Layer, PacketWay
+from wgtrace.events.wire import (
+    DropEventWire,
+    EventKind,
+    HandshakeTimeKeyWire,
+    HandshakeTimeWire,
+    Layer,
+    PacketWay,
+)
 
 KEY, OTHER = bytes(range(32)), bytes(range(100, 132))
 HERE = ip_address("198.51.100.1")
@@ -97,8 +105,15 @@ FULL = {
         sender_index=5,
         receiver_index=6,
         attempt=2,
-        code=HandshakeCode.RETRY,
+        code=HandshakeCode.REKEY_REQUESTED,
         message_ns=22,
+        latency_ns=105_000_000,
+        session_age_ns=121_000_000_000,
+        inner=flow4("10.9.0.1", "10.9.0.2", 17, 4000, 53, 60),
+        source=bytes([198, 51, 100, 1]),
+        out_ifname=b"eth0",
+        queue_len=3,
+        sub_reason=SubReason.KEY_OLD,
     ),
     EventKind.PACKET: record(
         EventKind.PACKET,
@@ -177,12 +192,19 @@ def test_a_full_handshake() -> None:
     assert DECODER.event(FULL[EventKind.HANDSHAKE]) == HandshakeEvent(
         ts_ns=23,
         device=DeviceRef("wg0", 4026531840, 7),
-        code=HandshakeCode.RETRY,
+        code=HandshakeCode.REKEY_REQUESTED,
         peer=PeerRef(text(KEY), Endpoint(ip_address("203.0.113.9"), 51820)),
         sender_index=5,
         receiver_index=6,
         attempt=2,
         message_ns=22,
+        latency_ns=105_000_000,
+        session_age_ns=121_000_000_000,
+        inner=Flow(ip_address("10.9.0.1"), ip_address("10.9.0.2"), 17, 4000, 53, 60),
+        source=HERE,
+        out_ifname="eth0",
+        queue_len=3,
+        sub_reason=SubReason.KEY_OLD,
     )
 
 
@@ -198,6 +220,29 @@ def test_a_data_message() -> None:
         peer=PeerRef(text(KEY), Endpoint(ip_address("203.0.113.9"), 51820)),
         outer=Flow(ip_address("203.0.113.9"), HERE, 17, 51820, 41641, 144),
     )
+
+
+def test_a_source_address_has_the_family_of_the_endpoint() -> None:
+    """16 bytes for an IPv6 endpoint; without an endpoint it cannot be told."""
+    v6 = {"endpoint_family": 6, "endpoint_addr": ip_address("2001:db8::3").packed, "known": 1}
+    given = {"code": HandshakeCode.ROUTE_FOUND, "source": ip_address("2001:db8::1").packed}
+    for peer, source in ((v6, ip_address("2001:db8::1")), ({"known": 1}, None)):
+        event = DECODER.event(record(EventKind.HANDSHAKE, peer=peer, **given))
+        assert isinstance(event, HandshakeEvent)
+        assert event.source == source
+
+
+def test_times_of_handshakes_are_summed_over_the_cpus() -> None:
+    """Counts and sums are added, and the longest is the longest of all; a short key is refused."""
+    key = HandshakeTimeKeyWire(netns=7, role=SubReason.RESPONDER, bucket=27)
+    key.ifname[:3], key.public_key[:] = list(b"wg0"), list(KEY)
+    values = [bytes(HandshakeTimeWire(2, 210, 110)), bytes(HandshakeTimeWire(1, 120, 120))]
+
+    assert handshake_time(bytes(key), values) == HandshakeTimes(
+        "wg0", 7, text(KEY), SubReason.RESPONDER, 27, 3, 330, 120
+    )
+    with pytest.raises(UndecodableRecordError):
+        handshake_time(bytes(key)[:-1], values)
 
 
 def test_a_full_config_event() -> None:
@@ -314,7 +359,8 @@ def test_an_unknown_kind_is_refused(unknown: int) -> None:
         drop(96),
         drop(Reason.BAD_HEADER, sub_reason=7),
         record(EventKind.HANDSHAKE, code=0),
-        record(EventKind.HANDSHAKE, code=12),
+        record(EventKind.HANDSHAKE, code=18),
+        record(EventKind.HANDSHAKE, code=1, sub_reason=8),
     ],
 )
 def test_unknown_codes_are_refused(data: bytes) -> None:
@@ -390,7 +436,7 @@ def test_totals_of_waits() -> None:
         key_of(kind=9, code=Reason.BAD_HEADER),
         key_of(kind=EventKind.DROP, code=19),
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER, sub_reason=7),
-        key_of(kind=EventKind.HANDSHAKE, code=12),
+        key_of(kind=EventKind.HANDSHAKE, code=18),
         key_of(kind=EventKind.CONFIG, code=HandshakeCode.INIT_SENT),
     ],
 )

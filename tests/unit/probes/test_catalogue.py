@@ -15,9 +15,8 @@ from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS
 from wgtrace.probes.latency import LATENCY
+from wgtrace.probes.story import HANDSHAKES, STORY, TOP
 from wgtrace.probes.types import Point, Probe
-
-EVERY: Final = (*CATALOGUE, *LATENCY, *PACKETS)
 
 
 def _program_text() -> str:
@@ -37,11 +36,15 @@ HANDLERS: Final = {
 }
 
 
+#: Each row of all catalogues once: those that several have are the very same.
+ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *LATENCY, *PACKETS)))
+
+
 def _by_name(probe: Probe) -> str:
     return probe.name
 
 
-@pytest.mark.parametrize("probe", EVERY, ids=_by_name)
+@pytest.mark.parametrize("probe", ROWS, ids=_by_name)
 def test_a_row_fits_its_handler(probe: Probe) -> None:
     """The handler takes as many arguments as the row hands over; a tracepoint's also which program it is."""
     which = 1 if probe.point is Point.TRACEPOINT else 0
@@ -50,7 +53,7 @@ def test_a_row_fits_its_handler(probe: Probe) -> None:
     assert len(probe.args) + which == len(HANDLERS[probe.handler])
 
 
-@pytest.mark.parametrize("probe", EVERY, ids=_by_name)
+@pytest.mark.parametrize("probe", ROWS, ids=_by_name)
 def test_a_row_is_whole(probe: Probe) -> None:
     """A row has a stable name, a target, and says what it sees."""
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", probe.name)
@@ -60,7 +63,7 @@ def test_a_row_is_whole(probe: Probe) -> None:
     assert not probe.without_it.endswith(".")
 
 
-@pytest.mark.parametrize("probe", [*CATALOGUE, *PACKETS], ids=_by_name)
+@pytest.mark.parametrize("probe", [row for row in ROWS if row not in LATENCY], ids=_by_name)
 def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
     known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode}
@@ -70,7 +73,11 @@ def test_a_row_gives_known_ids(probe: Probe) -> None:
     assert len(set(probe.gives)) == len(probe.gives)
 
 
-@pytest.mark.parametrize("catalogue", [[*CATALOGUE, *PACKETS], LATENCY])
+@pytest.mark.parametrize(
+    "catalogue",
+    [(*CATALOGUE, *STORY), (*CATALOGUE, *PACKETS), HANDSHAKES, TOP, LATENCY],
+    ids=["probes", "sample", "handshakes", "top", "latency"],
+)
 def test_rows_are_unique(catalogue: Sequence[Probe]) -> None:
     """Neither a name nor an attach point comes twice: programs are called after them."""
     points = Counter((target, probe.point) for probe in catalogue for target in probe.targets)
@@ -81,17 +88,25 @@ def test_rows_are_unique(catalogue: Sequence[Probe]) -> None:
 
 def test_every_handler_is_attached_somewhere() -> None:
     """No handler of bpf/ is left over without a row."""
-    attached = {probe.handler for probe in EVERY}
-
+    attached = {probe.handler for probe in ROWS}
     assert set(HANDLERS) == attached
 
 
 def test_every_reason_is_given() -> None:
     """Each reason and each step of a handshake is given by some row."""
-    given = {id_ for probe in CATALOGUE for id_ in probe.gives}
+    by_drops = {id_ for probe in CATALOGUE for id_ in probe.gives}
+    by_handshakes = {id_ for probe in HANDSHAKES for id_ in probe.gives}
 
-    assert {reason.id for reason in Reason} <= given
-    assert {code.id for code in HandshakeCode} <= given
+    assert {reason.id for reason in Reason} <= by_drops
+    assert {code.id for code in HandshakeCode} <= by_handshakes
+    assert {code.id for code in HandshakeCode if code < 12} <= by_drops
+
+
+def test_drops_pays_nothing_for_the_story() -> None:
+    """What only handshakes tells is in no row of drops, and no row of handshakes looks at packets."""
+    assert {probe.file for probe in CATALOGUE} == {"drop.bpf.c", "handshake.bpf.c"}
+    assert {probe.file for probe in HANDSHAKES} == {"handshake.bpf.c", "story.bpf.c"}
+    assert not [probe for probe in HANDSHAKES if probe.point is Point.TRACEPOINT]
 
 
 def test_every_reason_is_set_by_a_program() -> None:

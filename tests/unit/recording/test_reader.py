@@ -228,13 +228,13 @@ def test_what_a_newer_wgtrace_adds_is_left_alone(tmp_path: Path) -> None:
 
 def test_records_that_grew_are_filled_with_zeros(tmp_path: Path) -> None:
     """A record from before a field was appended has it as not known; one that is cut is no record."""
-    sizes = {**facts_module.sizes(), 2: 100}
+    sizes = {**facts_module.sizes(), 2: 112}
     handshake = bytes(record_of(EventKind.HANDSHAKE, attempt=7))
-    old, cut = handshake[:100], handshake[:99]
+    old, cut = handshake[:112], handshake[:111]
     body = b"".join(struct.pack("<I", len(record)) + record for record in (old, cut))
     path = write(tmp_path / "old.rec", (Kind.FACTS, facts(sizes=sizes)), (Kind.RECORDS, body))
 
-    assert read(path)[0] == [old + bytes(len(handshake) - 100), cut]
+    assert read(path)[0] == [old + bytes(len(handshake) - 112), cut]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_whole_block_of_nonsense_is_an_error_that_says_so(kind: Kind, body: by
 
 def test_losses_of_unknown_kinds_are_not_swallowed(tmp_path: Path) -> None:
     """A newer wgtrace may count what this one has no name for: then the result is not complete."""
-    body = b'{"losses":{"7":5,"0":2},"limited":{"95":3},"missed":0}'
+    body = b'{"losses":{"8":5,"0":2},"limited":{"95":3},"missed":0}'
     path = write(tmp_path / "more.rec", (Kind.FACTS, facts()), (Kind.COUNTERS, body), (Kind.END, b"{}"))
 
     assert read(path)[1] == ("8 losses of kinds that this wgtrace does not know",)
