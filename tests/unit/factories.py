@@ -132,14 +132,20 @@ class Scene:
         self.totals.append(total)
         return self
 
-    def stepped(self, code: HandshakeCode, public_key: str, count: int = 1) -> Scene:
+    def stepped(
+        self,
+        code: HandshakeCode,
+        public_key: str,
+        count: int = 1,
+        sub: SubReason = SubReason.NONE,
+        ifname: str = "wg0",
+    ) -> Scene:
         """`count` such steps of a handshake, in the totals and in the stream, 5 s apart."""
-        self.steps.append(HandshakeTotal("wg0", NETNS, code, public_key, count))
+        self.steps.append(HandshakeTotal(ifname, NETNS, code, public_key, count, sub))
+        where = DeviceRef(ifname, NETNS, 7)
         for _ in range(count):
             ts_ns = BOOT_NS + len(self.handshakes) * 5_000_000_000
-            self.handshakes.append(
-                HandshakeEvent(ts_ns, DeviceRef("wg0", NETNS, 7), code, PeerRef(public_key))
-            )
+            self.handshakes.append(HandshakeEvent(ts_ns, where, code, PeerRef(public_key), sub_reason=sub))
         return self
 
     def asked(self, public_key: str, way: Way | None) -> Scene:

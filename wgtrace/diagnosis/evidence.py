@@ -9,7 +9,7 @@ from typing import Final
 from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, Sighting
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import quoted
-from wgtrace.events.reasons import HandshakeCode, Reason
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import DropEvent, DropTotal, Endpoint, HandshakeEvent, HandshakeTotal
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import CounterLine, SeenDrop
@@ -174,6 +174,11 @@ class Evidence:
         interface = self._interface(event.device.ifname, event.device.netns)
         _remember_place(interface, event.peer.public_key, event.peer.endpoint)
         attempts = interface.attempts.setdefault(event.peer.public_key, Attempts())
+        if event.code is HandshakeCode.HANDSHAKE_COMPLETE:
+            interface.unconfirmed.pop(event.peer.public_key, None)
+        elif event.code is HandshakeCode.SESSION_DERIVED and event.sub_reason is SubReason.RESPONDER:
+            count = interface.unconfirmed.get(event.peer.public_key, 0)
+            interface.unconfirmed[event.peer.public_key] = count + 1
         if event.code in _ANSWER:
             interface.attempts[event.peer.public_key] = Attempts(answered=True, answered_ns=event.ts_ns)
         elif event.code in _ATTEMPT:

@@ -35,6 +35,7 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
     handshake.no_endpoint,
     handshake.peer_unreachable,
     handshake.peer_clock_went_back,
+    handshake.response_lost,
     keys.preshared_key_mismatch,
     moved.allowed_ips_moved,
     packets.duplicated_packets,
@@ -60,6 +61,7 @@ SLUGS: Final = (
     "preshared-key-mismatch",
     "queue-full",
     "reordered-beyond-window",
+    "response-lost",
     "routing-loop",
     "source-not-allowed",
     "source-owned-by-other-peer",
@@ -83,7 +85,19 @@ _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 def explain(evidence: Evidence) -> tuple[Finding, ...]:
     """Every finding, the gravest first, then by packets."""
     found = [finding for interface in evidence.interfaces() for finding in _explain(interface)]
+    found = [f for f in found if f.slug != "response-lost" or not _is_seen_at_the_peer(evidence, f, found)]
     return tuple(sorted(found, key=lambda f: (_ORDER[f.severity], -f.count, f.slug)))
+
+
+def _is_seen_at_the_peer(evidence: Evidence, lost: Finding, found: list[Finding]) -> bool:
+    """Whether the peer is an interface of this host, where it shows why it confirms nothing."""
+    spaces = {(i.ifname, i.netns): i.device.public_key for i in evidence.interfaces() if i.device}
+    return any(
+        f.slug == "preshared-key-mismatch"
+        and lost.peer is not None
+        and spaces.get((f.ifname, f.netns)) == lost.peer.public_key
+        for f in found
+    )
 
 
 def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:

@@ -88,6 +88,7 @@ class InterfaceEvidence:
         moves: Prefixes that changed hands, in their order.
         claims: Prefixes that configuration files want for peers of this interface.
         places: Who was at an address and port in this run, also long ago: public keys by port.
+        unconfirmed: Sessions that a peer asked for and did not confirm, since it last confirmed one.
         is_gone: Whether it was deleted.
         cpus: Of each CPU, how busy it was in this run and how much of that with receiving, 0 to 1.
         index: Made when first asked for, see `changed`.
@@ -110,6 +111,7 @@ class InterfaceEvidence:
     moves: list[Move] = field(default_factory=list)
     claims: tuple[Claim, ...] = ()
     places: dict[IPAddress, dict[int, str]] = field(default_factory=dict)
+    unconfirmed: dict[str, int] = field(default_factory=dict)
     is_gone: bool = False
     cpus: tuple[tuple[float, float], ...] = ()
     index: Index | None = None

@@ -56,6 +56,13 @@ def age(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def milliseconds(ns: int) -> str:
+    """`0.87 ms`, `105 ms`, `6.2 s`."""
+    if ns >= 2_000_000_000:
+        return f"{ns / 1e9:.1f} s"
+    return f"{ns / 1e6:.3g} ms" if ns < 100_000_000 else f"{ns / 1e6:.0f} ms"
+
+
 def quoted(name: str) -> str:
     """A name that is safe inside a shell command."""
     return shlex.quote(name)

@@ -11,6 +11,7 @@ from factories import (
     BERLIN,
     NOW,
     OSLO,
+    OURS,
     PARIS,
     Scene,
     device,
@@ -23,7 +24,7 @@ from factories import (
 )
 
 from wgtrace.diagnosis.finding import Confidence, Severity
-from wgtrace.events.reasons import HandshakeCode, Reason
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import DropEvent, Tai64n
 from wgtrace.state.types import Way
 
@@ -213,3 +214,47 @@ def test_clock_without_times_is_less_sure() -> None:
 def test_handshake_flood_is_no_clock() -> None:
     """Two initiations within 20 ms are another matter."""
     assert "peer-clock-went-back" not in Scene().dropped(drop(Reason.HANDSHAKE_FLOOD, PARIS)).slugs
+
+
+def answered(count: int) -> Scene:
+    """Berlin asks so often, and is answered."""
+    return Scene().stepped(HandshakeCode.SESSION_DERIVED, BERLIN, count, SubReason.RESPONDER)
+
+
+def test_response_lost_says_how_often_it_asked() -> None:
+    """Both causes that look alike from here, and how the other end tells them apart."""
+    finding = answered(7).only()
+
+    assert (finding.slug, finding.confidence) == ("response-lost", Confidence.LIKELY)
+    assert finding.cause.startswith("berlin at 203.0.113.9:51820 asked for a session 7 times")
+    assert "wgtrace handshakes" in finding.fix[0]
+    assert "port 51820" in finding.fix[2]
+
+
+def test_no_response_is_lost_that_was_confirmed() -> None:
+    """Twice may be chance; a confirmed session ends the row; sessions that we asked for are none."""
+    assert answered(2).slugs == []
+    confirmed = answered(2).stepped(HandshakeCode.HANDSHAKE_COMPLETE, BERLIN, 1, SubReason.RESPONDER)
+    again = confirmed.stepped(HandshakeCode.SESSION_DERIVED, BERLIN, 2, SubReason.RESPONDER)
+    assert again.slugs == []
+    assert Scene().stepped(HandshakeCode.SESSION_DERIVED, BERLIN, 7, SubReason.INITIATOR).slugs == []
+
+
+def test_response_lost_without_confirmations_in_sight_says_so() -> None:
+    """Where a probe is missing, what it would have shown is not visible."""
+    scene = answered(7)
+    scene.probes = (missing_probe("handshake_complete"),)
+    (finding,) = [f for f in scene.findings if f.slug == "response-lost"]
+    assert "the thing that happens" in " ".join(finding.not_visible)
+
+
+def test_a_preshared_key_that_is_seen_at_the_peer_is_one_finding() -> None:
+    """Both ends on this host: the end that refuses knows why the other is not confirmed."""
+    scene = answered(7)
+    there = device("wg1", public_key=BERLIN, peers=(peer(OURS, "hub", "10.9.0.1/32"),))
+    scene.state = snapshot(device(), there)
+    scene.dropped(drop(Reason.RESP_DECRYPT_FAILED, OURS, "wg1", message_type=2), 7)
+
+    assert scene.slugs == ["preshared-key-mismatch"]
+    scene.state = snapshot(device(), device("wg1", public_key=PARIS, peers=there.peers))
+    assert scene.slugs == ["preshared-key-mismatch", "response-lost"]

@@ -25,6 +25,8 @@ _NOT_SENT = (
     Reason.HANDSHAKE_TX_NOMEM,
 )
 _SOMETHING_CAME = tuple(reason for reason in Reason if reason.direction is not Direction.TX)
+_ASKED_AGAIN = 3
+"""Sessions in a row without a packet: two may be one lost response and one not confirmed yet."""
 _SILENCE_AFTER_ANSWER = 3
 """Attempts without an answer that one lost packet does not explain once there was an answer."""
 
@@ -129,6 +131,41 @@ def _reach(evidence: InterfaceEvidence, key: str) -> list[str]:
         f"blocks it",
         *look,
     ]
+
+
+def response_lost(evidence: InterfaceEvidence, key: str) -> Finding | None:
+    """A peer asks again and again, is answered each time, and confirms no session.
+
+    `wgtrace handshakes` only: `drops` does not look at sessions.
+    """
+    count = evidence.unconfirmed.get(key, 0)
+    if count < _ASKED_AGAIN:
+        return None
+    label, peer = evidence.label(key), evidence.peer(key)
+    at = f" at {peer.endpoint}" if peer and peer.endpoint else ""
+    port = evidence.device.listen_port if evidence.device else 0
+    return finding(
+        evidence,
+        "response-lost",
+        Severity.ERROR,
+        Confidence.LIKELY,
+        0,
+        f"{label}{at} asked for a session {count} times and was answered each time, but uses none of them: "
+        f"the responses do not arrive there, or it has another preshared key.",
+        peer=key,
+        seen=[
+            f"{count_of(count, 'initiation')} accepted and as many sessions made, one after the other",
+            "no packet came by any of them",
+        ],
+        fix=[
+            f"on {label}: wgtrace handshakes. A response that is refused there is another preshared key:",
+            evidence.wg_set(f"peer {key} preshared-key FILE") + f"  # the same key here and on {label}",
+            f"no response there: let UDP from port {port} of this host through to {label}, in every firewall "
+            f"and NAT on the way",
+        ],
+        needs=(HandshakeCode.SESSION_DERIVED.id, HandshakeCode.HANDSHAKE_COMPLETE.id),
+        not_visible=[f"whether the responses arrive at {label}"],
+    )
 
 
 def peer_clock_went_back(evidence: InterfaceEvidence, key: str) -> Finding | None:
