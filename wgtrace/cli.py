@@ -15,7 +15,10 @@ from wgtrace.commands.terminal import have_standard_streams, say, write_no_more
 from wgtrace.errors import OutputError, WgtraceError
 
 #: Each is a module of its name in wgtrace/commands/.
-COMMANDS = ("drops", "evidence", "lab", "latency", "merge", "probes", "record", "replay", "selftest")
+COMMANDS = (
+    *("drops", "evidence", "handshakes", "lab", "latency", "merge", "probes", "record", "replay", "selftest"),
+    "top",
+)
 
 EXIT_INTERNAL = 4
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,9 +64,6 @@ def cli() -> None:
 
     \b
     sudo wgtrace drops wg0    each dropped packet, then the causes and fixes
-    sudo wgtrace latency wg0  how long packets are in each stage
-    sudo wgtrace probes       what can be seen on this kernel
-    sudo wgtrace selftest     the proof: each reason provoked, and seen or not
     wgtrace lab demo          see it work in a virtual machine
     """
 

@@ -100,13 +100,13 @@ class Interfaces:
         self._renamed[former] = key
         self._report(f"{_place(*former, snapshot)} is now {_place(*key, snapshot)}")
 
-    def _now(self, key: Key) -> Key:
+    def now(self, key: Key) -> Key:
         """What an interface that was called `key` is called now."""
         return key if key in self._there else self._renamed.get(key, key)
 
     def at(self, event: _Event) -> _Event:
         """The event, at its interface's name of now."""
-        ifname, netns = self._now((event.device.ifname, event.device.netns))
+        ifname, netns = self.now((event.device.ifname, event.device.netns))
         if ifname == event.device.ifname and netns == event.device.netns:
             return event
         return replace(event, device=replace(event.device, ifname=ifname, netns=netns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -23,6 +23,7 @@ from wgtrace.events.types import (
     ConfigEvent,
     DropEvent,
     DropTotal,
+    HandshakeEvent,
     HandshakeTotal,
     IPAddress,
     Losses,
@@ -30,7 +31,7 @@ from wgtrace.events.types import (
 )
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
-from wgtrace.report import CounterLine, RunStart, Sink, Summary
+from wgtrace.report import CounterLine, RunSink, RunStart, SeenDrop, Sink, Summary
 from wgtrace.source import Host, Source
 from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
 
@@ -110,13 +111,34 @@ class HostFacts:
     load: Callable[[], Load] = Load
 
 
-class DropsRun:
-    """One run of `wgtrace drops`.
+def polls(
+    source: Source, host: Host, started_s: float, limits: Limits, signals: Signals
+) -> Iterator[Iterable[bytes]]:
+    """The records of each poll, until the time is over, a signal ends it, or the source.
+
+    Args:
+        started_s: `host.elapsed_s()` when the run began.
+    """
+    deadline = started_s + limits.duration_s if limits.duration_s is not None else None
+    while not signals.stop:
+        wait_s = POLL_S
+        if deadline is not None:
+            wait_s = min(wait_s, deadline - host.elapsed_s())
+            if wait_s <= 0:
+                return
+        records = source.records(wait_s)
+        if records is None:
+            return
+        yield records
+
+
+class Run:
+    """One run of a command that shows events as they come, and sums and findings in the end.
 
     Args:
         source: Attached, or a recording.
         host: Where it runs, or ran.
-        sinks: Where the run is told.
+        sinks: Where the run begins and ends; what is shown between is the command's own.
         report: Gets a sentence when an interface is renamed or moved.
         facts: What rules may ask for.
     """
@@ -125,7 +147,7 @@ class DropsRun:
         self,
         source: Source,
         host: Host,
-        sinks: Sequence[Sink],
+        sinks: Sequence[RunSink],
         wanted: Filter,
         report: Callable[[str], object] = lambda _: None,
         facts: HostFacts | None = None,
@@ -168,7 +190,7 @@ class DropsRun:
             sink.start(start)
 
     def run(self, limits: Limits, signals: Signals) -> tuple[Finding, ...]:
-        """Show drops until a limit, a signal or the source ends; then the summary. Gives the findings.
+        """Show events until a limit, a signal or the source ends; then the summary. Gives the findings.
 
         Raises:
             UnsupportedError: Nothing can be seen any more; the summary was written.
@@ -183,25 +205,20 @@ class DropsRun:
         return self._summarise(interim=False)
 
     def _follow(self, limits: Limits, signals: Signals) -> None:
-        deadline = self._started + limits.duration_s if limits.duration_s is not None else None
-        while not signals.stop:
-            wait_s = POLL_S
-            if deadline is not None:
-                wait_s = min(wait_s, deadline - self._host.elapsed_s())
-                if wait_s <= 0:
-                    break
-            records = self._source.records(wait_s)
-            if records is None:
-                break
+        for records in polls(self._source, self._host, self._started, limits, signals):
             self._take(records, limits)
             if signals.interim:
                 signals.interim = False
                 self._take(self._source.records(0) or (), limits)
                 self._summarise(interim=True)
+            self._tick(limits, signals)
             if limits.count is not None and self._shown >= limits.count:
                 break
         if limits.count is None:
             self._take(self._source.records(0) or (), limits)
+
+    def _tick(self, limits: Limits, signals: Signals) -> None:
+        """Some time has passed, whether anything came or not."""
 
     # -- events --------------------------------------------------------------
 
@@ -228,11 +245,13 @@ class DropsRun:
             stale = False
             if isinstance(event, DropEvent):
                 is_unsent = is_unsent or event.reason in UNSENT
-                self._show(event, limits)
+                seen = enrich(event, self._snapshot, self._clock_offset_ns)
+                self._evidence.feed(seen)  # also what is not asked for: a cause may lie in it
+                self._on_drop(seen, limits)
             else:
                 self._evidence.feed(event)
-        for sink in self._sinks:
-            sink.rest()
+                self._on_step(event, limits)
+        self._rest()
         if stale:
             self._use(self._host.snapshot())
         if is_unsent and self._host.elapsed_s() - self._asked_at > ASK_AGAIN_S:
@@ -244,19 +263,21 @@ class DropsRun:
             way = self._facts.way(device, endpoint.addr, self._snapshot.namespaces)
             self._evidence.set_way(device, key, way)
 
-    def _show(self, event: DropEvent, limits: Limits) -> None:
-        seen = enrich(event, self._snapshot, self._clock_offset_ns)
-        self._evidence.feed(seen)  # also what is not asked for: a cause may lie in it
-        if not event.matched or not (self._wants_all or self._is_wanted(event)):
-            return
-        if limits.count is not None and self._shown >= limits.count:
-            return
-        self._shown += 1
-        for sink in self._sinks:
-            sink.drop(seen)
+    def _on_drop(self, seen: SeenDrop, limits: Limits) -> None:
+        """A drop has come, of those asked for and of those that are there for diagnosis."""
 
-    def _is_wanted(self, event: DropEvent) -> bool:
-        return self._wanted.passes(event.reason, event.peer.public_key if event.peer else None)
+    def _on_step(self, event: HandshakeEvent, limits: Limits) -> None:
+        """A handshake took a step."""
+
+    def _rest(self) -> None:
+        """All that has come was handed on: it is to be seen now."""
+
+    def _may_show(self, limits: Limits) -> bool:
+        """Whether one more may be shown; counts it."""
+        if limits.count is not None and self._shown >= limits.count:
+            return False
+        self._shown += 1
+        return True
 
     def _is_unknown(self, ifname: str, netns: int) -> bool:
         """Whether this interface is new to us; asked once for each."""
@@ -327,6 +348,7 @@ class DropsRun:
             unclassified=counters.losses[Loss.LOST_UNCLASSIFIED],
             frames=counters.losses[Loss.LOST_FRAMES],
             devices=counters.losses[Loss.LOST_DEVICES],
+            handshake_times=counters.losses.get(Loss.LOST_HANDSHAKE_TIMES, 0),
             rate_limited={reason.id: count for reason, count in counters.limited.items()},
         )
 
@@ -363,6 +385,11 @@ class DropsRun:
                 f"the interface of {count_of(losses.devices, 'drop')} was not found: "
                 "drops may be missing above",
             ),
+            (
+                losses.handshake_times,
+                f"{count_of(losses.handshake_times, 'handshake')} not in the histograms: "
+                "too many peers for the table of times",
+            ),
         )
         said = [text for count, text in counted if count]
         said += [
@@ -398,21 +425,61 @@ class DropsRun:
             for f in explain(self._evidence)
             if not self._wanted.peers or (f.peer and f.peer.public_key in self._wanted.peers)
         )
-        summary = Summary(
-            ts_unix_ns=self._host.unix_ns(),
-            duration_s=self._host.elapsed_s() - self._started,
-            totals=drops,
-            losses=losses,
-            reconciliation=counters,
-            findings=findings,
-            complete=not because,
-            incomplete_because=because,
-            peer_names=dict(self._names),
-            interim=interim,
-            handshakes=tuple(
-                t for t in handshakes if not self._wanted.peers or t.public_key in self._wanted.peers
-            ),
+        summary = self._told(
+            Summary(
+                ts_unix_ns=self._host.unix_ns(),
+                duration_s=self._host.elapsed_s() - self._started,
+                totals=drops,
+                losses=losses,
+                reconciliation=counters,
+                findings=findings,
+                complete=not because,
+                incomplete_because=because,
+                peer_names=dict(self._names),
+                interim=interim,
+                handshakes=tuple(
+                    t for t in handshakes if not self._wanted.peers or t.public_key in self._wanted.peers
+                ),
+            )
         )
         for sink in self._sinks:
             sink.summary(summary)
         return findings
+
+    def _told(self, summary: Summary) -> Summary:
+        """The summary as this command tells it."""
+        return summary
+
+
+class DropsRun(Run):
+    """One run of `wgtrace drops`.
+
+    Args:
+        sinks: Where it is told.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        host: Host,
+        sinks: Sequence[Sink],
+        wanted: Filter,
+        report: Callable[[str], object] = lambda _: None,
+        facts: HostFacts | None = None,
+    ) -> None:
+        super().__init__(source, host, sinks, wanted, report, facts)
+        self._drop_sinks = sinks
+
+    def _on_drop(self, seen: SeenDrop, limits: Limits) -> None:
+        if not seen.event.matched or not (self._wants_all or self._is_wanted(seen.event)):
+            return
+        if self._may_show(limits):
+            for sink in self._drop_sinks:
+                sink.drop(seen)
+
+    def _rest(self) -> None:
+        for sink in self._drop_sinks:
+            sink.rest()
+
+    def _is_wanted(self, event: DropEvent) -> bool:
+        return self._wanted.passes(event.reason, event.peer.public_key if event.peer else None)

@@ -11,7 +11,17 @@ from wgtrace.diagnosis.finding import Finding
 from wgtrace.events.histogram import Histogram
 from wgtrace.events.latency import SlowTimes, Stage
 from wgtrace.events.reasons import Direction, Reason, SubReason
-from wgtrace.events.types import DropEvent, DropTotal, HandshakeTotal, Losses, PeerRef, made_often
+from wgtrace.events.types import (
+    DropEvent,
+    DropTotal,
+    Endpoint,
+    Flow,
+    HandshakeTotal,
+    IPAddress,
+    Losses,
+    PeerRef,
+    made_often,
+)
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
 
@@ -60,6 +70,112 @@ class SeenDrop:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenStep:
+    """A step of a handshake, or what ended one, joined with the state of its moment.
+
+    Attributes:
+        event: Its id: that of a `HandshakeCode`, `endpoint_changed`, or for a message
+            that went wrong `init_refused`, `response_not_sent` and the like.
+        what: One sentence, no full stop.
+        peer: With its name; None where the message does not tell.
+        origin: Of a refused message: where it came from.
+        cause: Why, for those events that have several causes.
+        reason: Of what was refused or not sent.
+        role: `initiator` or `responder`, of a session.
+        attempt: Retries so far, this one included.
+        latency_ns: How long the handshake took; of a response that came too late,
+            since its initiation.
+        before: endpoint_changed: where the peer was.
+        source: Outer source address of what was sent, and the interface that it left by.
+    """
+
+    ts_unix_ns: int
+    ifname: str
+    netns: int
+    event: str
+    what: str
+    peer: PeerRef | None = None
+    netns_name: str | None = None
+    origin: Endpoint | None = None
+    cause: str | None = None
+    reason: Reason | None = None
+    role: str | None = None
+    attempt: int = 0
+    sender_index: int = 0
+    receiver_index: int = 0
+    latency_ns: int = 0
+    session_age_ns: int = 0
+    before: Endpoint | None = None
+    source: IPAddress | None = None
+    out_ifname: str = ""
+    inner: Flow | None = None
+    queue_len: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeHistogram:
+    """How long the handshakes with a peer took, nanoseconds.
+
+    Attributes:
+        role: This side's: `initiator`, until the session was up, or `responder`, until it was confirmed.
+    """
+
+    ifname: str
+    netns: int
+    peer: PeerRef
+    role: str
+    histogram: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class TopRow:
+    """A peer in a frame of `wgtrace top`.
+
+    Attributes:
+        peer: None: what is of this interface and of no peer that is known.
+        rx_rate: Bytes a second that came from it since the frame before, with WireGuard's headers.
+        drops: By reason, since the start; `new_drops`: since the frame before.
+        handshake_ns: When the last one was, Unix time; 0: never.
+        latency_ns: How long that took, 0: it was before this run.
+        role: This side's in it, None: it was before this run.
+    """
+
+    ifname: str
+    netns: int
+    netns_name: str | None
+    peer: PeerRef | None
+    rx_rate: float = 0.0
+    tx_rate: float = 0.0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    drops: tuple[tuple[Reason, int], ...] = ()
+    new_drops: int = 0
+    handshake_ns: int = 0
+    latency_ns: int = 0
+    role: str | None = None
+
+    @property
+    def dropped(self) -> int:
+        """All of its drops since the start."""
+        return sum(count for _reason, count in self.drops)
+
+
+@dataclass(frozen=True, slots=True)
+class TopFrame:
+    """All peers at one moment, in the order of their interfaces.
+
+    Attributes:
+        interval_s: Since the frame before.
+        duration_s: Since the start.
+    """
+
+    ts_unix_ns: int
+    interval_s: float
+    duration_s: float
+    rows: tuple[TopRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CounterLine:
     """One interface counter held against the totals.
 
@@ -84,6 +200,7 @@ class Summary:
         complete: True only if nothing was lost and no probe was missing.
         incomplete_because: One sentence for each thing that was not seen.
         handshakes: What handshakes did, and why packets wait for one.
+        histograms: `wgtrace handshakes`: how long they took, for each peer and role.
     """
 
     ts_unix_ns: int
@@ -97,6 +214,7 @@ class Summary:
     peer_names: dict[str, str] | None = None
     interim: bool = False
     handshakes: tuple[HandshakeTotal, ...] = ()
+    histograms: tuple[HandshakeHistogram, ...] = ()
 
 
 class Verdict(enum.Enum):
@@ -221,11 +339,18 @@ class LatencySink(Protocol):
         """Called for each interval, each count in between, and once at the end."""
 
 
-class Sink(Protocol):
-    """Renders a run; each method is called from one thread, in this order."""
+class RunSink(Protocol):
+    """Renders a run; each method is called from one thread, `start` first."""
 
     def start(self, start: RunStart) -> None:
         """Called once, when attached."""
+
+    def summary(self, summary: Summary) -> None:
+        """Called for each interim count and once at the end."""
+
+
+class Sink(RunSink, Protocol):
+    """Renders a run of `wgtrace drops`."""
 
     def drop(self, drop: SeenDrop) -> None:
         """Called for each drop shown."""
@@ -233,5 +358,20 @@ class Sink(Protocol):
     def rest(self) -> None:
         """Called when there are no more drops for now: those before are to be seen."""
 
-    def summary(self, summary: Summary) -> None:
-        """Called for each interim count and once at the end."""
+
+class StorySink(RunSink, Protocol):
+    """Renders a run of `wgtrace handshakes`."""
+
+    def step(self, step: SeenStep) -> None:
+        """Called for each step shown."""
+
+
+class TopSink(RunSink, Protocol):
+    """Renders a run of `wgtrace top`."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether who looks at it has seen enough; looks for keys that were pressed."""
+
+    def frame(self, frame: TopFrame) -> None:
+        """Called once for each interval."""

@@ -53,6 +53,13 @@ class Source(Protocol):
         """Losses and limits."""
 
 
+class StorySource(Source, Protocol):
+    """The programs of `probes.story.HANDSHAKES`."""
+
+    def handshake_times(self) -> list[tuple[bytes, list[bytes]]]:
+        """(key, values of the CPUs) of the map `handshake_times`."""
+
+
 class Host(Protocol):
     """The host that the programs run on, as it is at the moment of the last record."""
 

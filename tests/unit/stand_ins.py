@@ -38,6 +38,11 @@ class Replay:
     probes: tuple[ProbeStatus, ...] = (attached_probe(1),)
     kernel_reasons: dict[int, str] = field(default_factory=lambda: {2: "NOT_SPECIFIED"})
     ends: bool = False
+    times: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
+
+    def handshake_times(self) -> list[tuple[bytes, list[bytes]]]:
+        """The map `handshake_times`."""
+        return self.times
 
     def describe(self, address: int) -> str:
         """A place in WireGuard."""
@@ -116,10 +121,10 @@ def drop(reason: Reason, public_key: str | None = None, ifname: str = "wg0", **m
     )
 
 
-def step(code: HandshakeCode, public_key: str) -> bytes:
+def step(code: HandshakeCode, public_key: str, **more: Any) -> bytes:
     """A handshake record of wg0."""
     who, where = {"public_key": raw(public_key), "known": 1}, {"ifname": b"wg0", "netns": NETNS}
-    return record(EventKind.HANDSHAKE, code=code, device=where, peer=who)
+    return record(EventKind.HANDSHAKE, **{"code": code, "device": where, "peer": who, **more})
 
 
 def total_of(

@@ -75,7 +75,7 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) <= 24
-    for command in ("drops", "record", "replay", "probes", "selftest", "lab"):
+    for command in cli.COMMANDS:
         assert f"\n  {command} " in done.stdout
     assert "..." not in done.stdout.split("\nCommands:\n")[1]
 
@@ -85,6 +85,8 @@ def test_help_names_every_command_and_fits_a_screen() -> None:
     [
         (),
         ("drops",),
+        ("handshakes",),
+        ("top",),
         ("record",),
         ("replay",),
         ("probes",),
@@ -98,7 +100,7 @@ def test_help_is_not_wider_than_a_screen(arguments: Sequence[str]) -> None:
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize("command", ["drops", "probes", "selftest", "lab"])
+@pytest.mark.parametrize("command", ["drops", "handshakes", "top", "probes", "selftest", "lab"])
 def test_each_command_explains_itself(command: str) -> None:
     """Every command has help, also by -h."""
     assert wgtrace(command, "-h").stdout == wgtrace(command, "--help").stdout != ""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from wgtrace.report import Sink
+    from collections.abc import Callable
+
+    from wgtrace.report import Sink, StorySink, TopSink
 
 
 def have_standard_streams() -> None:
@@ -56,3 +58,29 @@ def sink_of(as_json: bool, quiet: bool, *, on_stderr: bool = False) -> Sink:
     if as_json:
         return JsonLinesSink(sys.stdout, rows=not quiet)
     return TableSink(make_console(sys.stderr if on_stderr else sys.stdout), rows=not quiet)
+
+
+def story_sink_of(as_json: bool, quiet: bool) -> StorySink:
+    """As `sink_of`, for handshakes."""
+    from wgtrace.outputs.console import make_console
+    from wgtrace.outputs.jsonl import JsonLinesSink
+    from wgtrace.outputs.story import StoryTableSink
+
+    if as_json:
+        return JsonLinesSink(sys.stdout, rows=not quiet)
+    return StoryTableSink(make_console(sys.stdout), rows=not quiet)
+
+
+def top_sink_of(as_json: bool, once: bool) -> tuple[TopSink, Callable[[], None]]:
+    """As `sink_of`, for all peers; and what gives the terminal back."""
+    from wgtrace.outputs.console import make_console
+    from wgtrace.outputs.jsonl import JsonLinesSink
+    from wgtrace.outputs.top import LiveTopSink, TopTableSink
+
+    if as_json:
+        return JsonLinesSink(sys.stdout), lambda: None
+    console = make_console(sys.stdout)
+    if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return TopTableSink(console), lambda: None
+    live = LiveTopSink(console)
+    return live, live.close

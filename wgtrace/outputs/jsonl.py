@@ -11,9 +11,9 @@ from typing import Final, TextIO, cast
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.events.types import DropTotal, HandshakeTotal
 from wgtrace.outputs.clean import clean
-from wgtrace.outputs.fields import FIELDS, Field, Json, Write, peer_json, rfc3339, writer
+from wgtrace.outputs.fields import FIELDS, Field, Json, Write, flow_json, peer_json, rfc3339, writer
 from wgtrace.probes.types import ProbeStatus
-from wgtrace.report import RunStart, SeenDrop, Summary
+from wgtrace.report import HandshakeHistogram, RunStart, SeenDrop, SeenStep, Summary, TopFrame
 
 SCHEMA: Final = 1
 
@@ -79,10 +79,23 @@ class JsonLinesSink:
         """Have the lines that are written be seen."""
         self._out.flush()
 
+    def step(self, step: SeenStep) -> None:
+        """Write a `handshake` line."""
+        if self._has_rows:
+            self._write("handshake", step.ts_unix_ns, step_json(step))
+
+    is_over = False
+
+    def frame(self, frame: TopFrame) -> None:
+        """Write a `top` line."""
+        self._write("top", frame.ts_unix_ns, frame_json(frame))
+
     def summary(self, summary: Summary) -> None:
-        """Write a `finding` line for each finding, then the `summary` line."""
+        """Write a line for each `finding` and each `histogram`, then the `summary` line."""
         for finding in summary.findings:
             self._write("finding", summary.ts_unix_ns, finding_json(finding))
+        for histogram in summary.histograms:
+            self._write("histogram", summary.ts_unix_ns, histogram_json(histogram, interim=summary.interim))
         self._write("summary", summary.ts_unix_ns, summary_json(summary))
 
     def _write(self, kind: str, ts_unix_ns: int, body: Json) -> None:
@@ -139,6 +152,77 @@ def finding_json(finding: Finding) -> Json:
     }
 
 
+def step_json(step: SeenStep) -> Json:
+    """The body of a `handshake` line."""
+    return {
+        "netns": step.netns,
+        "ifname": clean(step.ifname),
+        "event": step.event,
+        "peer": peer_json(step.peer),
+        "origin": str(step.origin) if step.origin else None,
+        "cause": step.cause,
+        "reason": step.reason.id if step.reason else None,
+        "role": step.role,
+        "attempt": step.attempt,
+        "sender_index": step.sender_index or None,
+        "receiver_index": step.receiver_index or None,
+        "latency_ns": step.latency_ns or None,
+        "session_age_ns": step.session_age_ns or None,
+        "before": str(step.before) if step.before else None,
+        "source": str(step.source) if step.source else None,
+        "out_ifname": clean(step.out_ifname) or None,
+        "inner": flow_json(step.inner),
+        "queue_len": step.queue_len,
+        "what": clean(step.what),
+    }
+
+
+def frame_json(frame: TopFrame) -> Json:
+    """The body of a `top` line."""
+    return {
+        "interval_s": round(frame.interval_s, 3),
+        "duration_s": round(frame.duration_s, 3),
+        "peers": [
+            {
+                "netns": row.netns,
+                "ifname": clean(row.ifname),
+                "peer": peer_json(row.peer),
+                "rx_bytes_per_s": round(row.rx_rate, 1),
+                "tx_bytes_per_s": round(row.tx_rate, 1),
+                "rx_bytes": row.rx_bytes,
+                "tx_bytes": row.tx_bytes,
+                "drops": {reason.id: count for reason, count in row.drops},
+                "new_drops": row.new_drops,
+                "latest_handshake": rfc3339(row.handshake_ns) if row.handshake_ns else None,
+                "handshake_latency_ns": row.latency_ns or None,
+                "role": row.role,
+            }
+            for row in frame.rows
+        ],
+    }
+
+
+def histogram_json(of: HandshakeHistogram, *, interim: bool) -> Json:
+    """The body of a `histogram` line."""
+    histogram = of.histogram
+    return {
+        "name": "handshake",
+        "unit": "ns",
+        "part": "interim" if interim else "whole",
+        "netns": of.netns,
+        "ifname": clean(of.ifname),
+        "peer": _named(of.peer.public_key, {of.peer.public_key: of.peer.name} if of.peer.name else {}),
+        "cpu": None,
+        "direction": "handshake",
+        "stage": of.role,
+        "buckets": [list(bucket) for bucket in histogram.buckets()],
+        "count": histogram.count,
+        "sum": histogram.sum,
+        "max": histogram.max,
+        **{f"p{percent}": histogram.percentile(percent) for percent in (50, 90, 99)},
+    }
+
+
 def summary_json(summary: Summary) -> Json:
     """The body of a `summary` line."""
     losses = summary.losses
@@ -155,6 +239,7 @@ def summary_json(summary: Summary) -> Json:
             "unclassified": losses.unclassified,
             "frames": losses.frames,
             "devices": losses.devices,
+            "handshake_times": losses.handshake_times,
             "rate_limited": dict(losses.rate_limited),
         },
         "complete": summary.complete,

@@ -42,6 +42,11 @@ def print_summary(console: Console, summary: Summary) -> None:
     _put_totals(console, summary)
     for text in counter_mismatches(summary.reconciliation):
         put_wrapped(console, text)
+    put_end(console, summary)
+
+
+def put_end(console: Console, summary: Summary) -> None:
+    """Write what is missing, and the findings."""
     if _is_only_limited(summary):
         for text in summary.incomplete_because:
             put_wrapped(console, f"{clean(text)}.")

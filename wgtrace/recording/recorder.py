@@ -15,7 +15,7 @@ from wgtrace.events.decode import Decoder, device_of, kind_of, reason_of
 from wgtrace.events.reasons import HandshakeCode
 from wgtrace.events.types import ConfigEvent, Counters, DropEvent, HandshakeEvent, IPAddress, PacketEvent
 from wgtrace.events.wire import EventKind, Loss
-from wgtrace.pipeline import ASK_AGAIN_S, POLL_S, UNSENT, HostFacts, Limits, Signals
+from wgtrace.pipeline import ASK_AGAIN_S, UNSENT, HostFacts, Limits, Signals, polls
 from wgtrace.probes.identity import Identity
 from wgtrace.probes.kernel import Symbol
 from wgtrace.recording import bodies
@@ -157,16 +157,7 @@ class Recorder:
 
     def _follow(self, limits: Limits, signals: Signals) -> str:
         """Record, and say why no longer."""
-        deadline = self._started + limits.duration_s if limits.duration_s is not None else None
-        while not signals.stop:
-            wait_s = POLL_S
-            if deadline is not None:
-                wait_s = min(wait_s, deadline - self._host.elapsed_s())
-                if wait_s <= 0:
-                    break
-            records = self._source.records(wait_s)
-            if records is None:
-                break
+        for records in polls(self._source, self._host, self._started, limits, signals):
             self._take(records)
             self._tick(now=signals.interim)
             signals.interim = False

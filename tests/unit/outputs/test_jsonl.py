@@ -274,6 +274,7 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
             "unclassified": 0,
             "frames": 0,
             "devices": 0,
+            "handshake_times": 0,
             "rate_limited": {"invalid_mac1": 12},
         },
         "complete": False,
