@@ -6,10 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scenes import received_bytes, wait_until
 from tracer import Tracer
 
 from wgtrace.lab.topology import Host, two_hosts
+
+pytestmark = pytest.mark.soak  # a minute and more on an emulated machine
 
 Line = dict[str, Any]
 N = 23
