@@ -188,6 +188,9 @@ class _Writer:
             self._peer(wire.peer)
             if isinstance(wire, PacketEventWire):
                 self._flow(wire.outer)
+            else:
+                self._flow(wire.inner)
+                self._address(wire.source, wire.peer.endpoint_family)
         elif not isinstance(wire, ConfigEventWire):
             self._unknown_records += 1  # its fields were never looked at here
             return None

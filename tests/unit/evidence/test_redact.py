@@ -57,6 +57,11 @@ def _run() -> tuple[Replay, Host]:
         EventKind.PACKET, device={"ifname": b"wg0", "netns": NETNS}, peer=BERLINS, way=PacketWay.ARRIVED,
         outer=flow4("203.0.113.9", "198.51.100.77", 17, 51820, 51820, 144),
     )  # fmt: skip
+    asked = record(
+        EventKind.HANDSHAKE, device={"ifname": b"wg0", "netns": NETNS}, peer=BERLINS,
+        code=HandshakeCode.ROUTE_FOUND,
+        inner=flow4("10.9.0.66", "10.9.4.67", 17, 4000, 53, 60), source=ip_address("198.51.100.68").packed,
+    )  # fmt: skip
     sums = {
         total_of(Reason.SRC_NOT_ALLOWED, BERLIN, SubReason.OWNED_BY_OTHER_PEER): N,
         total_of(Reason.BAD_HEADER, sub=SubReason.UNKNOWN_TYPE): M,
@@ -68,7 +73,7 @@ def _run() -> tuple[Replay, Host]:
     change = record(EventKind.CONFIG, pid=7, comm=b"wg")
     polls: list[list[Any]] = [
         [stray] * N + [junk] * M,
-        [step(HandshakeCode.INIT_SENT, PARIS), sample, knock],
+        [step(HandshakeCode.INIT_SENT, PARIS), asked, sample, knock],
         [change, host.set(device(peers=PEERS, listen_port=7))],
     ]
     return Replay(polls, sums), host
@@ -114,6 +119,7 @@ def test_it_tells_the_same_and_nothing_is_left(tmp_path: Path) -> None:
     somebodys = [key.encode() for key in (OURS, BERLIN, PARIS)]
     somebodys += [raw(key) for key in (BERLIN, PARIS, STRANGER)]
     somebodys += [ip_address(a).packed for a in ("10.9.4.7", "10.9.0.1", "203.0.113.9", "198.51.100.77")]
+    somebodys += [ip_address(a).packed for a in ("10.9.0.66", "10.9.4.67", "198.51.100.68")]
     somebodys += [b"10.9.0.2/32", b"10.9.0.3/32", b"10.9.4.0/24", b"203.0.113.9", b"2001:db8:77::3"]
     somebodys += [b"berlin", b"paris", b"bob@acme", b"/etc/wireguard/wg0.conf", path.name.encode()]
     assert [piece for piece in somebodys if piece not in held_before] == []
