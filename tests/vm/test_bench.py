@@ -29,4 +29,4 @@ def test_a_short_round_measures_everything() -> None:
     assert on["tools"]["wgtrace"]["good"][0] >= 1
     assert min(on["tools"]["wgtrace"]["untraced"]) > 10_000
     assert on["start"]["first"] > on["start"]["later"] > 0
-    assert found["user_space"]["json"] > found["user_space"]["table"] > 0
+    assert min(found["user_space"]["json"], found["user_space"]["table"]) > 0
