@@ -19,7 +19,7 @@ from tracer import Tracer
 
 from wgtrace.lab.topology import Host, Network, two_hosts
 
-pytestmark = pytest.mark.soak  # until it was seen to pass on `latest`
+pytestmark = pytest.mark.soak  # two minutes on an emulated machine
 
 Line = dict[str, Any]
 N = 23

@@ -15,7 +15,7 @@ from tracer import SETTLE_S, Line, Tracer
 
 from wgtrace.lab.topology import Host, two_hosts
 
-pytestmark = pytest.mark.soak  # until it was seen to pass on `latest`
+pytestmark = pytest.mark.soak  # two minutes on an emulated machine
 
 N = 23
 DELAY_S = 1.5
