@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from factories import BOOT_NS, NETNS, NOW, OFFSET_NS, attached_probe, snapshot
-from records import record, total_key
+from factories import BERLIN, BOOT_NS, NETNS, NOW, OFFSET_NS, attached_probe, snapshot
+from records import flow4, record, total_key
 
-from wgtrace.events.reasons import HandshakeCode, Reason
+from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.types import Counters
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.probes.types import ProbeStatus
@@ -134,3 +134,15 @@ def total_of(
     kind = EventKind.DROP if isinstance(code, Reason) else EventKind.HANDSHAKE
     who = {"peer_known": 1, "public_key": raw(public_key)} if public_key else {}
     return total_key(ifname=b"wg0", netns=NETNS, kind=kind, code=code, sub_reason=sub, matched=matched, **who)
+
+
+CONFIG = record(EventKind.CONFIG, pid=4242, comm=b"wg")
+BAD = drop(Reason.BAD_HEADER, payload=b"\x09", payload_len=1, sub_reason=SubReason.TOO_SHORT)
+FROM_NOBODY = drop(
+    Reason.SRC_NOT_ALLOWED,
+    BERLIN,
+    sub_reason=SubReason.OWNED_BY_NOBODY,
+    inner=flow4("10.9.7.7", "10.9.0.1", 6, 52114, 443, 84),
+    location=0x1C4,
+    kernel_reason=2,
+)

@@ -15,14 +15,12 @@ import pytest
 from factories import BERLIN, OSLO, PARIS, device, missing_probe, peer, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records import flow4
-from records import record as record_of
 from runs import FACTS, KERNEL, live, of, record, replayed
-from stand_ins import Host, Replay, Step, drop, step, total_of
+from stand_ins import BAD, CONFIG, FROM_NOBODY, Host, Replay, Step, drop, step, total_of
 
 from wgtrace.errors import UnsupportedError
 from wgtrace.events.flow_filter import Filter
-from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
+from wgtrace.events.reasons import Direction, HandshakeCode, Reason
 from wgtrace.events.types import Counters
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.recording import recorder
@@ -30,17 +28,6 @@ from wgtrace.recording.format import Block, Kind
 from wgtrace.recording.reader import opened
 from wgtrace.recording.replay import Recording
 from wgtrace.state.types import Device, Snapshot
-
-CONFIG = record_of(EventKind.CONFIG, pid=4242, comm=b"wg")
-BAD = drop(Reason.BAD_HEADER, payload=b"\x09", payload_len=1, sub_reason=SubReason.TOO_SHORT)
-FROM_NOBODY = drop(
-    Reason.SRC_NOT_ALLOWED,
-    BERLIN,
-    sub_reason=SubReason.OWNED_BY_NOBODY,
-    inner=flow4("10.9.7.7", "10.9.0.1", 6, 52114, 443, 84),
-    location=0x1C4,
-    kernel_reason=2,
-)
 
 
 def wg0(name: str | None = "berlin", **counters: int) -> Device:
