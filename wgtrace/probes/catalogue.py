@@ -7,6 +7,8 @@ but the two skb tracepoints, which look at one address and return.
 
 from __future__ import annotations
 
+from functools import partial
+
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason
 from wgtrace.probes.types import CONTEXT, Point, Probe
 
@@ -33,7 +35,8 @@ _RESPONSES_REFUSED = tuple(r for r in _RECEIVED_HANDSHAKES if r.startswith("resp
 _SENT = (HandshakeCode.INIT_SENT.id, HandshakeCode.RESPONSE_SENT.id)
 
 
-def _entry(
+def _at(
+    point: Point,
     target: str,
     handler: str,
     args: tuple[str, ...],
@@ -42,21 +45,11 @@ def _entry(
     without: str,
     file: str = _HANDSHAKE,
 ) -> Probe:
-    name = target.replace("_", "-")
-    return Probe(name, (target,), WIREGUARD, Point.ENTRY, file, handler, args, gives, tells, without)
+    name = target.replace("_", "-") + ("-return" if point is Point.RETURN else "")
+    return Probe(name, (target,), WIREGUARD, point, file, handler, args, gives, tells, without)
 
 
-def _return(
-    target: str,
-    handler: str,
-    args: tuple[str, ...],
-    gives: tuple[str, ...],
-    tells: str,
-    without: str,
-    file: str = _HANDSHAKE,
-) -> Probe:
-    name = f"{target.replace('_', '-')}-return"
-    return Probe(name, (target,), WIREGUARD, Point.RETURN, file, handler, args, gives, tells, without)
+_entry, _return = partial(_at, Point.ENTRY), partial(_at, Point.RETURN)
 
 
 CATALOGUE: tuple[Probe, ...] = (
