@@ -36,7 +36,7 @@ endef
 help:
 	@echo "make demo       set up, boot a real kernel and watch wgtrace name the causes of real drops"
 	@echo "make test       set up and run lint, types, unit tests, BPF, every kernel in the lab"
-	@echo "make bench      measure what wgtrace and other tools cost on every kernel of the lab; 30 to 60 minutes"
+	@echo "make bench      measure what wgtrace and other tools cost on every kernel of the lab; long"
 	@echo "make setup      install what is missing from Debian and make .venv with .venv/bin/wgtrace"
 	@echo "make lint       formatting, lint and types only"
 	@echo "make unit       the tests that need no root and no machine"
