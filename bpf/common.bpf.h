@@ -82,11 +82,11 @@ static __always_inline bool is_traced(const struct wgt_device *device)
  * Whether this drop gets a record; the rest is counted. What the filter does not
  * ask for has a small share of its own, so that it takes nothing from the rest.
  */
-static __always_inline bool may_stream(u32 reason, u64 now_ns, bool matched, u32 samples_per_second)
+static __always_inline bool may_stream_in(struct wgt_stream *stream, u64 now_ns, bool matched,
+					  u32 samples_per_second)
 {
 	u32 slot = 0;
 	struct wgt_config *settings = config.lookup(&slot);
-	struct wgt_stream *stream = streams.lookup(&reason);
 	u64 second = now_ns / NSEC_PER_SEC;
 
 	if (!settings || !stream)
@@ -109,6 +109,11 @@ static __always_inline bool may_stream(u32 reason, u64 now_ns, bool matched, u32
 	}
 	stream->shown++;
 	return true;
+}
+
+static __always_inline bool may_stream(u32 reason, u64 now_ns, bool matched, u32 samples_per_second)
+{
+	return may_stream_in(streams.lookup(&reason), now_ns, matched, samples_per_second);
 }
 
 static __always_inline void header_init(struct wgt_event_header *hdr, u16 kind, u16 len)

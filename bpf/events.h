@@ -29,6 +29,7 @@ enum wgt_event_kind {
 	WGT_EVENT_DROP = 1,
 	WGT_EVENT_HANDSHAKE = 2,
 	WGT_EVENT_CONFIG = 3,
+	WGT_EVENT_PATH = 4,
 	WGT_EVENT_PACKET = 6,
 };
 
@@ -284,16 +285,66 @@ struct wgt_packet_event {
 	__u8 pad[7];
 };
 
+/* Where netfilter looks at a packet: NF_INET_* + 1, so that 0 says "not known". */
+enum wgt_hook {
+	WGT_HOOK_NONE = 0,
+	WGT_HOOK_PREROUTING = 1,
+	WGT_HOOK_INPUT = 2,
+	WGT_HOOK_FORWARD = 3,
+	WGT_HOOK_OUTPUT = 4,
+	WGT_HOOK_POSTROUTING = 5,
+	WGT_HOOK_INGRESS = 6,
+	WGT_HOOK_EGRESS = 7,
+};
+
+/* How sure it is which nft rule dropped a packet. */
+enum wgt_rule_found {
+	WGT_RULE_NONE = 0,	/* no rule: a policy, or no part of nft at all */
+	WGT_RULE_EXACT = 1,	/* the one that table, chain and handle name */
+	WGT_RULE_SOMEWHERE = 2, /* a rule of nft, but it is not known which */
+};
+
+/* Kind WGT_EVENT_PATH: a packet of a tunnel was dropped, and not by WireGuard. */
+struct wgt_path_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device; /* the WireGuard interface that it belongs to */
+	struct wgt_peer peer;
+	struct wgt_flow inner;
+	struct wgt_flow outer;
+	__u64 location;		     /* address of the code that freed the skb */
+	__u64 table_handle;	     /* of the nft table; none is used twice */
+	__u64 rule_handle;	     /* unique in its table */
+	__u8 table[32];		     /* name, cut */
+	__u8 chain[32];		     /* name, cut */
+	__u8 ifname[WGT_IFNAME_LEN]; /* device that the packet was at */
+	__u32 netns;		     /* where it died; the socket may be in another one than the interface */
+	__u32 kernel_reason;	     /* enum skb_drop_reason of this kernel */
+	__u32 mark;
+	__u32 receiver_index;
+	__u8 layer;	   /* enum wgt_layer: which packet died */
+	__u8 outgoing;	   /* 1: on its way to the peer; 0: from it */
+	__u8 hook;	   /* enum wgt_hook, of a drop by netfilter */
+	__u8 rule;	   /* enum wgt_rule_found */
+	__u8 table_family; /* NFPROTO_* of the nft table */
+	__u8 message_type; /* 1..4 of the WireGuard message */
+	__u8 matched;	   /* as in wgt_drop_event */
+	__u8 pad;
+};
+
 /* Key of the per-CPU totals: u64 packets. */
 struct wgt_total_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
-	__u16 kind; /* enum wgt_event_kind */
-	__u16 code; /* enum wgt_reason or wgt_handshake_code */
-	__u8 sub_reason;
+	__u16 kind;	 /* enum wgt_event_kind */
+	__u16 code;	 /* enum wgt_reason or wgt_handshake_code; path: skb_drop_reason, low half */
+	__u8 sub_reason; /* path: 4 or 6, of the packet that died */
 	__u8 peer_known;
-	__u8 matched; /* of a drop: whether the filter asks for it */
-	__u8 pad[5];
+	__u8 matched;	/* of a drop: whether the filter asks for it */
+	__u8 subsystem; /* path: the high half of skb_drop_reason */
+	__u8 layer;	/* path, and those below: as in wgt_path_event */
+	__u8 outgoing;
+	__u8 hook;
+	__u8 rule;
 	__u8 public_key[WGT_KEY_LEN];
 };
 
@@ -420,6 +471,50 @@ enum wgt_site {
 	WGT_SITE_STOP = 10,	       /* wg_stop */
 };
 
+/* What the map `path_reasons` says of one of the kernel's reasons: bits. */
+enum wgt_path_rule {
+	WGT_PATH_NEVER = 1,	/* no loss: never told */
+	WGT_PATH_DELIVERED = 2, /* told also of an inner packet that was routed to this host */
+	WGT_PATH_NETFILTER = 4, /* netfilter's */
+	WGT_PATH_HIDE_TX = 8,	/* the filter does not ask for it on the way out */
+	WGT_PATH_HIDE_RX = 16,	/* nor in */
+	WGT_PATH_INCOMING = 32, /* of what comes in, though nothing on it says so yet */
+};
+
+/* Slots of `path_reasons`: reasons of the kernel's core, then one for each subsystem. */
+#define WGT_PATH_REASONS     256
+#define WGT_PATH_SUBSYSTEM_0 240
+
+#define WGT_QUIET_ENDS 16
+
+/*
+ * Slot 0 of the map `path_config`: where nf_tables keeps what, as its BTF says. The
+ * module may be loaded long after the programs; until then all of it is 0.
+ */
+struct wgt_path_config {
+	__u64 nft_start; /* code of nf_tables that drops: nft_do_chain() */
+	__u64 nft_end;
+	__u64 net_id; /* address of nf_tables' number in net->gen */
+	__u16 pkt_skb;
+	__u16 pkt_state;
+	__u16 verdict_code;
+	__u16 verdict_dreg;
+	__u16 table_list;
+	__u16 table_chains;
+	__u16 table_handle;
+	__u16 table_name;
+	__u16 table_family; /* of the byte with its six bits */
+	__u16 chain_list;
+	__u16 chain_name;
+	__u16 chain_blob_0;
+	__u16 chain_blob_1;
+	__u16 blob_size;
+	__u16 blob_data;
+	__u16 net_tables;
+	__u16 pad[4];
+	__u64 quiet[WGT_QUIET_ENDS]; /* code that frees copies, as first byte and first after */
+};
+
 #define WGT_MAX_SITES 40
 
 /* One piece of kernel text. */
@@ -508,6 +603,9 @@ _Static_assert(sizeof(struct wgt_handshake_event) == 224,
 	       "also change HandshakeEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_path_event) == 320,
+	       "also change PathEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_path_config) == 192, "also change PathConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_packet_event) == 168,
 	       "also change PacketEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");

@@ -15,7 +15,7 @@ from wgtrace.events.types import HandshakeEvent, PeerRef
 from wgtrace.events.wire import BUCKETS
 from wgtrace.interfaces import Key
 from wgtrace.pipeline import HostFacts, Limits, Run
-from wgtrace.report import HandshakeHistogram, SeenDrop, SeenStep, StorySink, Summary
+from wgtrace.report import HandshakeHistogram, Seen, SeenDrop, SeenStep, StorySink, Summary
 from wgtrace.source import Host, StorySource
 from wgtrace.state.types import Snapshot
 from wgtrace.story import REASONS, Story
@@ -48,8 +48,8 @@ class HandshakesRun(Run):
 
     # -- events --------------------------------------------------------------
 
-    def _on_drop(self, seen: SeenDrop, limits: Limits) -> None:
-        step = self._story.drop(seen)
+    def _on_drop(self, seen: Seen, limits: Limits) -> None:
+        step = self._story.drop(seen) if isinstance(seen, SeenDrop) else None
         if step:
             self._show([step], limits)
 

@@ -7,15 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from wgtrace.events.types import DropEvent, DropTotal, HandshakeEvent, HandshakeTotal
+from wgtrace.events.types import (
+    DropEvent,
+    DropTotal,
+    HandshakeEvent,
+    HandshakeTotal,
+    PathEvent,
+    PathTotal,
+)
 from wgtrace.state.types import Device, Snapshot
 
 COUNTERS: Final = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_errors", "tx_dropped")
 
 Key = tuple[str, int]
 """Name of an interface, and inode of its network namespace."""
-_Event = TypeVar("_Event", bound=DropEvent | HandshakeEvent)
-_Total = TypeVar("_Total", DropTotal, HandshakeTotal)
+_Event = TypeVar("_Event", bound=DropEvent | PathEvent | HandshakeEvent)
+_Total = TypeVar("_Total", DropTotal, PathTotal, DropTotal | PathTotal, HandshakeTotal)
 
 
 @dataclass(slots=True)
@@ -55,7 +62,7 @@ class Interfaces:
         self._known: dict[Key, _Counted] = {}
         self._there: set[Key] = set()
         self._renamed: dict[Key, Key] = {}
-        self._carried: dict[DropTotal | HandshakeTotal, dict[Key, int]] = {}
+        self._carried: dict[DropTotal | PathTotal | HandshakeTotal, dict[Key, int]] = {}
 
     def take(self, snapshot: Snapshot) -> tuple[tuple[Key, Key], ...]:
         """Take the interfaces as they are now.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from wgtrace.around import Around
 from wgtrace.diagnosis.evidence import Evidence
 from wgtrace.diagnosis.explain import explain
 from wgtrace.diagnosis.finding import Finding
@@ -18,7 +19,7 @@ from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events import decode
 from wgtrace.events.decode import Decoder
 from wgtrace.events.flow_filter import Filter
-from wgtrace.events.reasons import CATALOGUE, Reason
+from wgtrace.events.reasons import Reason
 from wgtrace.events.types import (
     ConfigEvent,
     DropEvent,
@@ -28,12 +29,14 @@ from wgtrace.events.types import (
     IPAddress,
     Losses,
     PacketEvent,
+    PathEvent,
+    PathTotal,
 )
 from wgtrace.events.wire import Loss
 from wgtrace.interfaces import COUNTERS, Interfaces
-from wgtrace.report import CounterLine, RunSink, RunStart, SeenDrop, Sink, Summary
+from wgtrace.report import CounterLine, RunSink, RunStart, Seen, Sink, Summary, counters_of
 from wgtrace.source import Host, Source
-from wgtrace.state.types import Claim, Device, Load, Namespace, Snapshot, Way
+from wgtrace.state.types import Claim, Device, Firewall, Load, Namespace, Snapshot, Way
 
 POLL_S = 0.2
 UNSENT = frozenset({Reason.NO_ROUTE_TO_ENDPOINT, Reason.UDP_SOCK_NULL})
@@ -96,6 +99,14 @@ def _no_way(_device: Device, _endpoint: IPAddress, _namespaces: Iterable[Namespa
     return None
 
 
+def _no_firewall(_namespace: Namespace) -> Firewall | None:
+    return None
+
+
+def _no_sysctls(_namespace: Namespace, _names: Collection[str]) -> dict[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """What a rule may want to know of this host, asked when it is needed.
@@ -104,11 +115,15 @@ class HostFacts:
         way: How the kernel routes to a peer's endpoint now; the namespaces are those known.
         claims: Who wants which prefix in the configuration files.
         load: What the CPUs have done since boot.
+        firewall: The rules of a namespace.
+        sysctls: Settings of a namespace, by their paths under /proc/sys.
     """
 
     way: Callable[[Device, IPAddress, Iterable[Namespace]], Way | None] = _no_way
     claims: Callable[[], tuple[Claim, ...]] = tuple
     load: Callable[[], Load] = Load
+    firewall: Callable[[Namespace], Firewall | None] = _no_firewall
+    sysctls: Callable[[Namespace, Collection[str]], dict[str, str]] = _no_sysctls
 
 
 def polls(
@@ -159,6 +174,7 @@ class Run:
         self._wanted = wanted
         self._wants_all = wanted == Filter()
         self._facts = facts or HostFacts()
+        self._around = Around(self._facts.firewall, self._facts.sysctls, host.elapsed_s)
         self._load = self._facts.load()
         self._changers: list[str] = []
         self._asked_at = 0.0
@@ -243,9 +259,9 @@ class Run:
                     self._use(self._host.snapshot())
                 event = self._interfaces.at(event)
             stale = False
-            if isinstance(event, DropEvent):
+            if isinstance(event, DropEvent | PathEvent):
                 is_unsent = is_unsent or event.reason in UNSENT
-                seen = enrich(event, self._snapshot, self._clock_offset_ns)
+                seen = self._seen(event)
                 self._evidence.feed(seen)  # also what is not asked for: a cause may lie in it
                 self._on_drop(seen, limits)
             else:
@@ -263,7 +279,12 @@ class Run:
             way = self._facts.way(device, endpoint.addr, self._snapshot.namespaces)
             self._evidence.set_way(device, key, way)
 
-    def _on_drop(self, seen: SeenDrop, limits: Limits) -> None:
+    def _seen(self, event: DropEvent | PathEvent) -> Seen:
+        if isinstance(event, PathEvent):
+            return self._around.enrich(event, self._snapshot, self._clock_offset_ns)
+        return enrich(event, self._snapshot, self._clock_offset_ns)
+
+    def _on_drop(self, seen: Seen, limits: Limits) -> None:
         """A drop has come, of those asked for and of those that are there for diagnosis."""
 
     def _on_step(self, event: HandshakeEvent, limits: Limits) -> None:
@@ -301,12 +322,12 @@ class Run:
 
     # -- totals --------------------------------------------------------------
 
-    def _totals(self) -> tuple[tuple[DropTotal, ...], tuple[HandshakeTotal, ...]]:
-        drops: list[DropTotal] = []
+    def _totals(self) -> tuple[tuple[DropTotal | PathTotal, ...], tuple[HandshakeTotal, ...]]:
+        drops: list[DropTotal | PathTotal] = []
         handshakes: list[HandshakeTotal] = []
         for key, count in self._source.totals():
             try:
-                total = decode.total(key, count)
+                total = decode.total(key, count, self._source.kernel_reasons)
             except UndecodableRecordError:
                 self._undecodable += 1
                 continue
@@ -317,15 +338,15 @@ class Run:
         return self._interfaces.named(drops), self._interfaces.named(handshakes)
 
     @staticmethod
-    def _explained(drops: Iterable[DropTotal]) -> dict[tuple[str, int, str], int]:
+    def _explained(drops: Iterable[DropTotal | PathTotal]) -> dict[tuple[str, int, str], int]:
         explained: dict[tuple[str, int, str], int] = {}
         for drop in drops:
-            for counter in CATALOGUE[drop.reason].counter:
+            for counter in counters_of(drop):
                 key = (drop.ifname, drop.netns, counter)
                 explained[key] = explained.get(key, 0) + drop.count
         return explained
 
-    def _reconcile(self, drops: Iterable[DropTotal]) -> tuple[CounterLine, ...]:
+    def _reconcile(self, drops: Iterable[DropTotal | PathTotal]) -> tuple[CounterLine, ...]:
         """Hold the interface counters against the totals."""
         explained = self._explained(drops)
         before = self._explained(self._interfaces.named(self._before))
@@ -349,7 +370,11 @@ class Run:
             frames=counters.losses[Loss.LOST_FRAMES],
             devices=counters.losses[Loss.LOST_DEVICES],
             handshake_times=counters.losses.get(Loss.LOST_HANDSHAKE_TIMES, 0),
-            rate_limited={reason.id: count for reason, count in counters.limited.items()},
+            rate_limited={reason.id: count for reason, count in counters.limited.items()}
+            | {
+                self._source.kernel_reasons.get(number, str(number)).lower(): count
+                for number, count in counters.path_limited.items()
+            },
         )
 
     def _incomplete_because(self, losses: Losses) -> tuple[str, ...]:
@@ -470,7 +495,7 @@ class DropsRun(Run):
         super().__init__(source, host, sinks, wanted, report, facts)
         self._drop_sinks = sinks
 
-    def _on_drop(self, seen: SeenDrop, limits: Limits) -> None:
+    def _on_drop(self, seen: Seen, limits: Limits) -> None:
         if not seen.event.matched or not (self._wants_all or self._is_wanted(seen.event)):
             return
         if self._may_show(limits):
@@ -481,5 +506,5 @@ class DropsRun(Run):
         for sink in self._drop_sinks:
             sink.rest()
 
-    def _is_wanted(self, event: DropEvent) -> bool:
+    def _is_wanted(self, event: DropEvent | PathEvent) -> bool:
         return self._wanted.passes(event.reason, event.peer.public_key if event.peer else None)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wgtrace.diagnosis.finding import Finding
+from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.events.histogram import Histogram
 from wgtrace.events.latency import SlowTimes, Stage
-from wgtrace.events.reasons import Direction, Reason, SubReason
+from wgtrace.events.reasons import CATALOGUE, Direction, Reason, SubReason
 from wgtrace.events.types import (
     DropEvent,
     DropTotal,
@@ -19,9 +20,12 @@ from wgtrace.events.types import (
     HandshakeTotal,
     IPAddress,
     Losses,
+    PathEvent,
+    PathTotal,
     PeerRef,
     made_often,
 )
+from wgtrace.events.wire import Hook
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.types import Device
 
@@ -67,6 +71,45 @@ class SeenDrop:
     why: str
     peer: PeerRef | None = None
     netns_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPath:
+    """A drop outside of WireGuard joined with the state of its moment.
+
+    Attributes:
+        event: As of `SeenDrop`, and what follows too.
+        blocked: What of the firewall did it, None if it did not.
+        sysctls: The settings that decided, as they are now, by their paths under /proc/sys.
+    """
+
+    event: PathEvent
+    ts_unix_ns: int
+    why: str
+    netns_name: str | None = None
+    blocked: Blocked | None = None
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def peer(self) -> PeerRef | None:
+        """The event's, with its name."""
+        return self.event.peer
+
+
+Seen = SeenDrop | SeenPath
+
+
+def counters_of(total: DropTotal | PathTotal) -> tuple[str, ...]:
+    """The interface counters that the kernel counts these drops in.
+
+    WireGuard's own, or for a datagram what iptunnel_xmit() and ip6tunnel_xmit() make
+    of netfilter's answer.
+    """
+    if isinstance(total, DropTotal):
+        return CATALOGUE[total.reason].counter
+    if total.is_inner or total.hook not in (Hook.OUTPUT, Hook.POSTROUTING):
+        return ()
+    return ("tx_dropped",) if total.family == 4 else ("tx_errors",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +248,7 @@ class Summary:
 
     ts_unix_ns: int
     duration_s: float
-    totals: tuple[DropTotal, ...]
+    totals: tuple[DropTotal | PathTotal, ...]
     losses: Losses
     reconciliation: tuple[CounterLine, ...]
     findings: tuple[Finding, ...]
@@ -352,7 +395,7 @@ class RunSink(Protocol):
 class Sink(RunSink, Protocol):
     """Renders a run of `wgtrace drops`."""
 
-    def drop(self, drop: SeenDrop) -> None:
+    def drop(self, drop: Seen) -> None:
         """Called for each drop shown."""
 
     def rest(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import HandshakeCode, Reason
-from wgtrace.events.types import HandshakeEvent, PeerRef
+from wgtrace.events.types import HandshakeEvent, PathTotal, PeerRef
 from wgtrace.interfaces import Key
 from wgtrace.pipeline import HostFacts, Limits, Run, Signals
 from wgtrace.report import TopFrame, TopRow, TopSink
@@ -102,6 +102,8 @@ class TopRun(Run):
     def _drops(self) -> dict[_Who, dict[Reason, int]]:
         drops: dict[_Who, dict[Reason, int]] = {}
         for total in self._totals()[0]:
+            if isinstance(total, PathTotal):  # no packet of WireGuard's own
+                continue
             if total.matched and self._wanted.passes(total.reason, total.public_key):
                 of = drops.setdefault(((total.ifname, total.netns), total.public_key), {})
                 of[total.reason] = of.get(total.reason, 0) + total.count

@@ -20,6 +20,8 @@ from wgtrace.probes.types import Probe
 
 pytestmark = pytest.mark.bpf
 
+_WITH_PACKET = ("handle_kfree_skb", "handle_consume_skb")  # their records may hold bytes of a packet
+
 
 CATALOGUES = {"drops": CATALOGUE, "handshakes": HANDSHAKES, "top": TOP}
 catalogues = pytest.mark.parametrize("catalogue", CATALOGUES.values(), ids=CATALOGUES)
@@ -55,7 +57,7 @@ def test_a_record_has_room_for_what_was_asked(kernel: Kernel, snaplen: int | Non
     """Without -w no program takes bytes of a packet; with the largest --snaplen the verifier takes all."""
     from bcc import BPF
 
-    programs = [v for v in variants(kernel, only_kprobes=True) if v[0].probe.name.endswith("-skb")]
+    programs = [v for v in variants(kernel, only_kprobes=True) if v[0].probe.handler in _WITH_PACKET]
     definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
 
     with compiled(whole_text(programs), definitions, snaplen) as bpf:

@@ -23,6 +23,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_drop_event": wire.DropEventWire,
     "wgt_handshake_event": wire.HandshakeEventWire,
     "wgt_config_event": wire.ConfigEventWire,
+    "wgt_path_event": wire.PathEventWire,
+    "wgt_path_config": wire.PathConfigWire,
     "wgt_packet_event": wire.PacketEventWire,
     "wgt_total_key": wire.TotalKeyWire,
     "wgt_handshake_time_key": wire.HandshakeTimeKeyWire,

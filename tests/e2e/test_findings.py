@@ -137,7 +137,8 @@ def test_nothing_comes_back(tracer: Tracer, ifname: str) -> None:
         net.a.send_udp(net.b.inner(), count=129 + 11)
 
         report = tracer.settled(lambda r: "peer-unreachable" in r.slugs, ifname)
-        assert report.slugs == ["peer-unreachable"]
+        assert _at(report, net, "a") == ["peer-unreachable"]
+        assert _at(report, net, "b") == ["outer-blocked-by-firewall"]
         assert report.finding("peer-unreachable")["peer"]["public_key"] == net.b.public_key
         assert report.totals == {"staged_queue_overflow": 11}
 
@@ -400,7 +401,7 @@ def test_the_interface_goes_down(tracer: Tracer, ifname: str) -> None:
         net.a.ip("link", "set", ifname, "down")
         report = tracer.settled(lambda r: r.totals.get("staged_purged_ifdown", 0) >= 17, ifname)
         assert report.totals == {"staged_purged_ifdown": 17}
-        assert report.slugs == ["interface-down"]
+        assert _at(report, net, "a") == ["interface-down"]
         finding = report.finding("interface-down")
         assert (finding["count"], finding["severity"], finding["confidence"]) == (17, "error", "certain")
         undrop(net.b)

@@ -70,8 +70,10 @@ def told(lines: Sequence[Line], ifname: str) -> Report:
     for part in ("totals", "reconciliation"):
         summary[part] = [line for line in summary[part] if line["ifname"] == ifname]
     ours = [line for line in lines[1:-1] if line["ifname"] == ifname]
+    drops = [line for line in ours if line["type"] == "drop"]
     return Report(
-        [line for line in ours if line["type"] == "drop"],
+        [drop for drop in drops if drop["layer"] == "wireguard"],
+        [drop for drop in drops if drop["layer"] != "wireguard"],
         [line for line in ours if line["type"] == "finding"],
         summary,
     )
@@ -80,7 +82,7 @@ def told(lines: Sequence[Line], ifname: str) -> Report:
 def comparable(report: Report) -> dict[str, object]:
     """All of a report but its times: each tracer's programs read the clock for themselves."""
     return {
-        "drops": [{**drop, "ts": None} for drop in report.drops],
+        "drops": [{**drop, "ts": None} for drop in (*report.drops, *report.lost)],
         "findings": [{**finding, "ts": None} for finding in report.findings],
         "totals": sorted(map(str, report.summary["totals"])),
         "reconciliation": sorted(map(str, report.summary["reconciliation"])),

@@ -15,7 +15,7 @@ def test_giving_up(tracer: Tracer, ledger: Ledger, slow_scenes: SlowScenes) -> N
     report = tracer.settled(lambda r: bool(r.totals), "silent0")
     ledger.holds(report, {"staged_purged_giveup": PACKETS})
     assert {d["peer"]["public_key"] for d in report.drops} == {slow_scenes.silent.b.public_key}
-    assert report.slugs == ["peer-unreachable"]
+    assert report.slugs == ["outer-blocked-by-firewall", "peer-unreachable"]
     assert report.finding("peer-unreachable")["count"] == PACKETS
 
 

@@ -22,18 +22,35 @@ SUMMARY_S = 900  # what is in the buffer is shown before, which may be 50,000 dr
 
 @dataclass
 class Report:
-    """What a run said about some interfaces."""
+    """What a run said about some interfaces.
+
+    Attributes:
+        drops: Those by WireGuard; lost: those outside of it.
+    """
 
     drops: list[Line]
+    lost: list[Line]
     findings: list[Line]
     summary: Line
 
     @property
     def totals(self) -> dict[str, int]:
-        """Packets by reason."""
+        """Packets that WireGuard dropped, by reason."""
         counts: dict[str, int] = {}
         for total in self.summary["totals"]:
+            if total["layer"] != "wireguard":
+                continue
             counts[total["reason"]] = counts.get(total["reason"], 0) + total["count"]
+        return counts
+
+    @property
+    def outside(self) -> dict[tuple[str, str, str | None], int]:
+        """Packets dropped outside of WireGuard, by reason, packet and hook."""
+        counts: dict[tuple[str, str, str | None], int] = {}
+        for total in self.summary["totals"]:
+            if total["layer"] != "wireguard":
+                kind = total["reason"], total["packet"], total["hook"]
+                counts[kind] = counts.get(kind, 0) + total["count"]
         return counts
 
     @property
@@ -134,8 +151,10 @@ class Tracer:
         chosen["totals"] = [t for t in summary["totals"] if t["ifname"] in ifnames]
         chosen["handshakes"] = [t for t in summary["handshakes"] if t["ifname"] in ifnames]
         chosen["reconciliation"] = [r for r in summary["reconciliation"] if r["ifname"] in ifnames]
+        drops = [line for line in lines[:end] if line["type"] == "drop" and line["ifname"] in ifnames]
         return Report(
-            [line for line in lines[:end] if line["type"] == "drop" and line["ifname"] in ifnames],
+            [drop for drop in drops if drop["layer"] == "wireguard"],
+            [drop for drop in drops if drop["layer"] != "wireguard"],
             [line for line in lines[begin:end] if line["type"] == "finding" and line["ifname"] in ifnames],
             chosen,
         )
@@ -150,7 +169,7 @@ class Tracer:
         while time.monotonic() < deadline:
             time.sleep(0.4)
             again = self.report(*ifnames)
-            if (again.totals, again.steps) == (report.totals, report.steps):
+            if (again.totals, again.outside, again.steps) == (report.totals, report.outside, report.steps):
                 return again
             report = again
         return report

@@ -14,8 +14,9 @@ from rich.console import Console
 from wgtrace.diagnosis.evidence import Evidence
 from wgtrace.diagnosis.explain import explain
 from wgtrace.diagnosis.finding import Finding
+from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.enrich import enrich
-from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     DeviceRef,
     DropEvent,
@@ -25,10 +26,12 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTotal,
     Losses,
+    PathEvent,
+    PathTotal,
     PeerRef,
 )
 from wgtrace.probes.types import Mechanism, ProbeStatus
-from wgtrace.report import CounterLine, RunStart, SeenDrop, Summary
+from wgtrace.report import CounterLine, RunStart, SeenDrop, SeenPath, Summary
 from wgtrace.state.types import Claim, Device, Load, Namespace, Peer, Snapshot, Way
 
 NETNS = 4026531840
@@ -102,6 +105,18 @@ def drop(reason: Reason, public_key: str | None = None, ifname: str = "wg0", **m
     return DropEvent(ts_ns, DeviceRef(ifname, NETNS, 7), reason, peer=peer_ref, **more)
 
 
+def path_drop(
+    reason: str, public_key: str | None = None, is_out: bool = False, is_inner: bool = True, **more: Any
+) -> PathEvent:
+    """A packet dropped outside of WireGuard, on wg0."""
+    peer_ref = PeerRef(public_key) if public_key else None
+    way = Direction.TX if is_out else Direction.RX
+    values = {"ifname": "wg0", "netns": NETNS, **more}
+    return PathEvent(
+        BOOT_NS, DeviceRef("wg0", NETNS, 7), KernelReason(reason, way), is_inner, peer_ref, **values
+    )
+
+
 def seen(event: DropEvent, state: Snapshot | None = None) -> SeenDrop:
     """The drop joined with the configuration."""
     return enrich(event, state or snapshot(), OFFSET_NS)
@@ -114,7 +129,8 @@ class Scene:
     state: Snapshot = field(default_factory=snapshot)
     probes: tuple[ProbeStatus, ...] = ()
     drops: list[tuple[DropEvent, int]] = field(default_factory=list)
-    totals: list[DropTotal] = field(default_factory=list)
+    paths: list[SeenPath] = field(default_factory=list)
+    totals: list[DropTotal | PathTotal] = field(default_factory=list)
     steps: list[HandshakeTotal] = field(default_factory=list)
     handshakes: list[HandshakeEvent] = field(default_factory=list)
     counters: tuple[CounterLine, ...] = ()
@@ -130,6 +146,23 @@ class Scene:
         public_key = event.peer.public_key if event.peer else None
         total = DropTotal(where.ifname, where.netns, event.reason, event.sub_reason, public_key, count)
         self.totals.append(total)
+        return self
+
+    def died(
+        self,
+        event: PathEvent,
+        blocked: Blocked | None = None,
+        count: int = 23,
+        shown: int | None = None,
+        sysctls: dict[str, str] | None = None,
+    ) -> Scene:
+        """`count` such packets, dropped outside of WireGuard; all or `shown` of them in the stream."""
+        many = count if shown is None else shown
+        self.paths += [SeenPath(event, 0, "", None, blocked, sysctls or {})] * many
+        kind = event.reason, event.is_inner, event.hook, event.found
+        family = event.flow.family if event.flow else 0
+        key = event.peer.public_key if event.peer else None
+        self.totals.append(PathTotal("wg0", NETNS, *kind, family, key, count))
         return self
 
     def stepped(
@@ -172,6 +205,8 @@ class Scene:
         for event, count in self.drops:
             for _ in range(count):
                 evidence.feed(seen(event, self.state))
+        for lost in self.paths:
+            evidence.feed(lost)
         for handshake in self.handshakes:
             evidence.feed(handshake)
         evidence.set_totals(self.totals, self.steps)
@@ -235,7 +270,7 @@ def run_start(probes: tuple[ProbeStatus, ...] | None = None, *devices: Device) -
     return RunStart(NOW, "0.1.0", "6.12.117", "0.31.0", devices or (device(),), probes)
 
 
-def summary(*totals: DropTotal, complete: bool = True, **more: Any) -> Summary:
+def summary(*totals: DropTotal | PathTotal, complete: bool = True, **more: Any) -> Summary:
     """The end of a run of 31 seconds."""
     given: dict[str, Any] = {"losses": Losses(), "reconciliation": (), "findings": (), **more}
     names = {p.public_key: p.name for p in PEERS if p.name}

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`wgtrace drops`: each packet that WireGuard drops, and why."""
+"""`wgtrace drops`: each packet of a tunnel that is dropped, and why."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ import click
 from wgtrace.commands import options
 from wgtrace.commands.terminal import progress, sink_of, warn
 from wgtrace.commands.view import host_facts, need_root, this_host, view_of
-from wgtrace.errors import UsageError
-from wgtrace.events.flow_filter import Filter, parse_flow
+from wgtrace.errors import UnsupportedError, UsageError
+from wgtrace.events.flow_filter import parse_flow
 from wgtrace.events.reasons import Direction
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def drops(
     from wgtrace.loader.build import begun
     from wgtrace.loader.tracer import Settings, Tracer
 
-    wanted_reasons = frozenset(options.reason(text) for text in reasons)
+    wanted_reasons = options.reason_filter(reasons, _kernel_reasons() if reasons else ())
     terms = parse_flow(flow) if flow is not None else ()
     _check_write(write, snaplen, as_json)
     need_root()
@@ -99,11 +100,11 @@ def drops(
     from wgtrace.pipeline import DropsRun, Limits, Signals
 
     view = view_of(interfaces, netns, everywhere, names)
-    wanted = Filter(
-        frozenset(key for text in peers for key in view.public_keys(text)),
-        frozenset(Direction(text) for text in directions),
+    wanted = replace(
         wanted_reasons,
-        terms,
+        peers=frozenset(key for text in peers for key in view.public_keys(text)),
+        directions=frozenset(Direction(text) for text in directions),
+        flow=terms,
     )
     facts = host_facts()
     sink = sink_of(as_json, quiet, on_stderr=write == "-")
@@ -131,6 +132,16 @@ def drops(
         raise packets.failed
     if exit_code and any(finding.severity.value == "error" for finding in findings):
         sys.exit(options.EXIT_FINDINGS)
+
+
+def _kernel_reasons() -> Collection[str]:
+    """What the running kernel calls its own reasons; none if it does not say."""
+    from wgtrace.loader.outside import kernel_reasons
+    from wgtrace.probes.btf import Btf
+
+    with contextlib.suppress(UnsupportedError):
+        return kernel_reasons(Btf.vmlinux()).values()
+    return ()
 
 
 def _check_write(write: str | None, snaplen: int | None, as_json: bool) -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from wgtrace.errors import UsageError
+from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction, Reason
 
 EXIT_FINDINGS = 1
@@ -77,15 +79,25 @@ class Size(click.ParamType):
         return int(digits) * factor
 
 
-def reason(text: str) -> Reason:
-    """The reason of an id.
+def reason_filter(texts: Iterable[str], kernel_reasons: Collection[str]) -> Filter:
+    """Which reasons these ids ask for: WireGuard's, and the kernel's own outside of it.
+
+    Args:
+        kernel_reasons: What the kernel calls its own, as `Source.kernel_reasons` has them.
 
     Raises:
         UsageError: There is none of that name; the message has those that are alike.
     """
-    try:
-        return Reason[text.upper()]
-    except KeyError as exc:
-        alike = [r.id for r in Reason if text.lower() in r.id]
-        known = ", ".join(alike or sorted(r.id for r in Reason))
-        raise UsageError(f"no reason {text!r}", f"there are: {known}") from exc
+    ours, kernels = set[Reason](), set[str]()
+    others = {name.lower() for name in kernel_reasons}
+    for text in texts:
+        if text.upper() in Reason.__members__:
+            ours.add(Reason[text.upper()])
+        elif text.lower() in others:
+            kernels.add(text.lower())
+        else:
+            known = sorted({*(r.id for r in Reason), *others})
+            alike = [name for name in known if text.lower() in name]
+            there = ", ".join(alike or sorted(r.id for r in Reason))
+            raise UsageError(f"no reason {text!r}", f"there are: {there}")
+    return Filter(reasons=frozenset(ours), kernel_reasons=frozenset(kernels))

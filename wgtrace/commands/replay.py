@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,7 +13,6 @@ import click
 from wgtrace.commands import options
 from wgtrace.commands.terminal import sink_of, warn
 from wgtrace.commands.view import public_keys
-from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction
 
 _VIEWS = ("drops",)
@@ -64,13 +64,12 @@ def replay(
     from wgtrace.pipeline import DropsRun, Limits, Signals
     from wgtrace.recording.replay import Recording
 
-    wanted_reasons = frozenset(options.reason(text) for text in reasons)
     with contextlib.closing(Recording(files)) as recording, Signals() as signals:
         known = {key: peer.name for key, peer in recording.peers().items()} if peers else {}
-        wanted = Filter(
-            frozenset(key for text in peers for key in public_keys(text, known, "the recording")),
-            frozenset(Direction(text) for text in directions),
-            wanted_reasons,
+        wanted = replace(
+            options.reason_filter(reasons, recording.kernel_reasons.values()),
+            peers=frozenset(key for text in peers for key in public_keys(text, known, "the recording")),
+            directions=frozenset(Direction(text) for text in directions),
         )
         sinks = [sink_of(as_json, quiet)]
         view = {"drops": DropsRun}[view_name]

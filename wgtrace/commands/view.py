@@ -133,11 +133,11 @@ def this_host(view: View, tracer: Tracer) -> ThisHost:
 def host_facts() -> HostFacts:
     """What rules may ask of this host."""
     from wgtrace.pipeline import HostFacts
-    from wgtrace.state import routes  # late: pyroute2 is slow
+    from wgtrace.state import nft, routes, sysctl  # late: pyroute2 is slow
     from wgtrace.state.claims import claims
     from wgtrace.state.load import cpu_load
 
-    return HostFacts(routes.look_up, claims, cpu_load)
+    return HostFacts(routes.look_up, claims, cpu_load, nft.firewall, sysctl.values)
 
 
 def _is_public_key(text: str) -> bool:

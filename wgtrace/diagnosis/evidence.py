@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, Sighting
+from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, PathSighting, Sighting
 from wgtrace.diagnosis.looks_like import looks_like
-from wgtrace.diagnosis.words import quoted
+from wgtrace.diagnosis.words import is_noise, quoted
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.types import DropEvent, DropTotal, Endpoint, HandshakeEvent, HandshakeTotal
+from wgtrace.events.types import DropEvent, DropTotal, Endpoint, HandshakeEvent, HandshakeTotal, PathTotal
 from wgtrace.probes.types import ProbeStatus
-from wgtrace.report import CounterLine, SeenDrop
+from wgtrace.report import CounterLine, Seen, SeenDrop, SeenPath
 from wgtrace.state.types import Claim, Device, IPNetwork, Load, Namespace, Snapshot, Way
 
 MAX_KINDS: Final = 256
@@ -52,20 +52,28 @@ class Evidence:
         self._clock_offset_ns = clock_offset_ns
         self._interfaces: dict[tuple[str, int], InterfaceEvidence] = {}
 
-    def feed(self, seen: SeenDrop | HandshakeEvent) -> None:
+    def feed(self, seen: Seen | HandshakeEvent) -> None:
         """Take one event of the stream."""
         if isinstance(seen, SeenDrop):
             self._feed_drop(seen)
+        elif isinstance(seen, SeenPath):
+            self._feed_path(seen)
         else:
             self._feed_handshake(seen)
 
-    def set_totals(self, drops: Iterable[DropTotal], handshakes: Iterable[HandshakeTotal] = ()) -> None:
+    def set_totals(
+        self, drops: Iterable[DropTotal | PathTotal], handshakes: Iterable[HandshakeTotal] = ()
+    ) -> None:
         """Take the kernel's totals, which replace those taken before."""
         for interface in self._interfaces.values():
             interface.changed()
-            interface.drop_totals, interface.handshake_totals = [], []
+            interface.drop_totals, interface.handshake_totals, interface.path_totals = [], [], []
         for drop in drops:
-            self._interface(drop.ifname, drop.netns).drop_totals.append(drop)
+            interface = self._interface(drop.ifname, drop.netns)
+            if isinstance(drop, PathTotal):
+                interface.path_totals.append(drop)
+            else:
+                interface.drop_totals.append(drop)
         for step in handshakes:
             self._interface(step.ifname, step.netns).handshake_totals.append(step)
 
@@ -167,6 +175,23 @@ class Evidence:
             interface.sampled[event.reason] = interface.sampled.get(event.reason, 0) + 1
         else:
             interface.not_sampled[event.reason] = interface.not_sampled.get(event.reason, 0) + 1
+
+    def _feed_path(self, seen: SeenPath) -> None:
+        event, blocked = seen.event, seen.blocked
+        interface = self._interface(event.device.ifname, event.device.netns)
+        key = event.peer.public_key if event.peer else None
+        sightings = interface.path_sightings.setdefault(
+            (event.reason, event.is_inner, event.hook, event.found, key), {}
+        )
+        rule = (blocked.family, blocked.table, blocked.chain, blocked.handle) if blocked else ()
+        flow = event.flow
+        is_told = flow is not None and not is_noise(flow.saddr) and not is_noise(flow.daddr)
+        facts = (event.ifname, rule, is_told, flow.family if flow else 0)
+        if facts in sightings:
+            sightings[facts].count += 1
+            sightings[facts].last = seen
+        elif sum(map(len, interface.path_sightings.values())) < MAX_KINDS:
+            sightings[facts] = PathSighting(1, seen)
 
     def _feed_handshake(self, event: HandshakeEvent) -> None:
         if event.peer is None:

@@ -16,6 +16,7 @@ from wgtrace.diagnosis.rules import (
     links,
     load,
     moved,
+    outside,
     packets,
     routes,
     sessions,
@@ -47,13 +48,17 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
 SLUGS: Final = (
     "allowed-ips-moved",
     "birth-namespace-gone",
+    "conntrack-invalid",
     "destination-not-allowed",
     "duplicated-packets",
+    "forwarding-disabled",
     "handshake-flood",
+    "inner-blocked-by-firewall",
     "interface-down",
     "no-endpoint",
     "no-route-to-endpoint",
     "not-wireguard",
+    "outer-blocked-by-firewall",
     "payload-corrupted",
     "peer-clock-went-back",
     "peer-lost-session",
@@ -63,6 +68,7 @@ SLUGS: Final = (
     "reordered-beyond-window",
     "response-lost",
     "routing-loop",
+    "rp-filter-drop",
     "source-not-allowed",
     "source-owned-by-other-peer",
     "unknown-peer",
@@ -100,6 +106,10 @@ def _is_seen_at_the_peer(evidence: Evidence, lost: Finding, found: list[Finding]
     )
 
 
+def _key(finding: Finding) -> str | None:
+    return finding.peer.public_key if finding.peer else None
+
+
 def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:
     results = [rule(interface) for rule in INTERFACE_RULES]
     unknown: list[str | None] = [*keys.unknown_keys(interface)[:_UNKNOWN_KEYS_NAMED]]
@@ -107,6 +117,10 @@ def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:
     results += sessions.lost_sessions(interface)
     for key in interface.peer_keys():
         results += [rule(interface, key) for rule in PEER_RULES]
+    around = outside.outside(interface)
+    here = outside.unreachable_by(interface, around)
+    results = [f for f in results if not (f and f.slug == "peer-unreachable" and _key(f) in here)]
+    results += around
     explained = {f.peer.public_key for f in results if f and f.peer and f.slug in _SAY_WHY_THEY_WAIT}
     results.append(links.interface_down(interface, explained))
     yield from (finding for finding in results if finding is not None)

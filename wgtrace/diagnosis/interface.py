@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from wgtrace.diagnosis.words import peer_label, quoted
-from wgtrace.events.reasons import CATALOGUE, HandshakeCode, Reason, SubReason
-from wgtrace.events.types import DropTotal, Flow, HandshakeTotal, IPAddress, PeerRef
+from wgtrace.events.reasons import CATALOGUE, HandshakeCode, KernelReason, Reason, SubReason
+from wgtrace.events.types import DropTotal, Flow, HandshakeTotal, IPAddress, PathTotal, PeerRef
+from wgtrace.events.wire import Hook, RuleFound
 from wgtrace.probes.types import ProbeStatus
-from wgtrace.report import CounterLine, SeenDrop
+from wgtrace.report import CounterLine, SeenDrop, SeenPath
 from wgtrace.state.types import Claim, Device, IPNetwork, Peer, Way
 
 Kind = tuple[Reason, SubReason, "str | None"]
@@ -28,6 +29,23 @@ class Sighting:
 
     count: int
     last: SeenDrop
+
+
+@dataclass(slots=True)
+class PathSighting:
+    """Drops outside of WireGuard that were alike in all that a rule asks about.
+
+    Attributes:
+        count: Of those shown; the totals hold the exact number.
+        last: The latest of them.
+    """
+
+    count: int
+    last: SeenPath
+
+
+PathKind = tuple[KernelReason, bool, Hook, RuleFound, "str | None"]
+"""A kernel's reason, whether the inner packet died, where, whether by a rule, and the peer's public key."""
 
 
 @dataclass(slots=True)
@@ -81,6 +99,8 @@ class InterfaceEvidence:
         enter: What a command needs in front to run in its namespace, or "".
         sightings: Drops by (reason, sub-reason, peer) and by what sets them apart.
         sampled: How many sightings of each reason there are.
+        path_sightings: Drops outside of WireGuard, by kind and by what sets them apart.
+        path_totals: The kernel's own count of them.
         not_sampled: Drops by reason whose details did not fit the sample.
         probes: Every row of the probe catalogue.
         ways: What the kernel said last of the route to a peer's endpoint, by public key.
@@ -103,6 +123,8 @@ class InterfaceEvidence:
     counters: tuple[CounterLine, ...] = ()
     sightings: dict[Kind, dict[tuple[object, ...], Sighting]] = field(default_factory=dict)
     sampled: dict[Reason, int] = field(default_factory=dict)
+    path_sightings: dict[PathKind, dict[tuple[object, ...], PathSighting]] = field(default_factory=dict)
+    path_totals: list[PathTotal] = field(default_factory=list)
     not_sampled: dict[Reason, int] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     probes: tuple[ProbeStatus, ...] = ()
@@ -141,6 +163,7 @@ class InterfaceEvidence:
         keys = [peer.public_key for peer in self.device.peers] if self.device else []
         keys += [key for _, _, key in self.sightings if key is not None]
         keys += [t.public_key for t in self.drop_totals if t.public_key is not None]
+        keys += [t.public_key for t in self.path_totals if t.public_key is not None]
         keys += [t.public_key for t in self.handshake_totals if t.public_key is not None]
         return list(dict.fromkeys([*keys, *self.attempts]))
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from wgtrace.events.types import IPAddress
 from wgtrace.state.types import Device
 
 _SHOWN = 4
@@ -66,3 +67,9 @@ def milliseconds(ns: int) -> str:
 def quoted(name: str) -> str:
     """A name that is safe inside a shell command."""
     return shlex.quote(name)
+
+
+def is_noise(addr: IPAddress) -> bool:
+    """Whether an address is one that hosts use by themselves and tunnels seldom carry."""
+    limited_broadcast = addr.version == 4 and addr.packed == b"\xff" * 4
+    return addr.is_multicast or addr.is_link_local or addr.is_unspecified or limited_broadcast

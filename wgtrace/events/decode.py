@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from wgtrace.errors import UndecodableRecordError
-from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
     DeviceRef,
@@ -27,8 +27,11 @@ from wgtrace.events.types import (
     HandshakeTimes,
     HandshakeTotal,
     IPAddress,
+    NftPlace,
     Packet,
     PacketEvent,
+    PathEvent,
+    PathTotal,
     PeerRef,
     Tai64n,
 )
@@ -43,10 +46,13 @@ from wgtrace.events.wire import (
     HandshakeEventWire,
     HandshakeTimeKeyWire,
     HandshakeTimeWire,
+    Hook,
     Layer,
     PacketEventWire,
     PacketWay,
+    PathEventWire,
     PeerWire,
+    RuleFound,
     TotalKeyWire,
     layout,
     unpacker,
@@ -57,6 +63,7 @@ _TAI64_EPOCH = (1 << 62) + 10
 
 
 _HEADER = layout(EventHeader).unpack_from
+_PATH = unpacker(PathEventWire)
 _DROP, _DROP_LEN = unpacker(DropEventWire), ctypes.sizeof(DropEventWire)
 _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
@@ -75,9 +82,10 @@ _KEPT = 4096
 # Quicker to look a number up in than to ask the enum.
 _REASONS: Final = {int(reason): reason for reason in Reason}
 _SUB_REASONS: Final = {int(sub_reason): sub_reason for sub_reason in SubReason}
-_A_DROP, _A_HANDSHAKE, _A_CONFIG, _A_PACKET = (
-    int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG, EventKind.PACKET)
+_A_DROP, _A_HANDSHAKE, _A_CONFIG = (
+    int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG)
 )
+_A_PATH, _A_PACKET = int(EventKind.PATH), int(EventKind.PACKET)
 # Not dropped yet, and NOT_SPECIFIED (2 since SKB_CONSUMED): no reason.
 _NO_REASON: Final = (None, "NOT_SPECIFIED", "NOT_DROPPED_YET")
 
@@ -174,6 +182,8 @@ class Decoder:
                 raise ValueError(f"the header says {length}")
             if kind == _A_DROP:
                 return self._drop(ts_ns, _DROP(record), record)
+            if kind == _A_PATH:
+                return self._path(ts_ns, _PATH(record))
             if kind == _A_HANDSHAKE:
                 return _handshake(ts_ns, _HANDSHAKE(record))
             if kind == _A_CONFIG:
@@ -218,6 +228,37 @@ class Decoder:
             _packet(wire, record[_DROP_LEN:]) if wire.packet_len else None,
             bool(wire.matched),
         )
+
+    def _path(self, ts_ns: int, wire: Any) -> PathEvent:
+        found, nft = RuleFound(wire.rule), None
+        if found is RuleFound.EXACT:
+            names = _text(wire.table), _text(wire.chain)
+            nft = NftPlace(wire.table_family, names[0], wire.table_handle, names[1], wire.rule_handle)
+        return PathEvent(
+            ts_ns=ts_ns,
+            device=_device(wire.device),
+            reason=kernel_reason(self.kernel_reasons, wire.kernel_reason, bool(wire.outgoing)),
+            is_inner=Layer(wire.layer) is Layer.INNER,
+            peer=_peer(wire.peer),
+            inner=_flow(wire.inner),
+            outer=_flow(wire.outer),
+            where=self.describe(wire.location) if wire.location else "",
+            hook=Hook(wire.hook),
+            found=found,
+            nft=nft,
+            ifname=_text(wire.ifname),
+            netns=wire.netns,
+            mark=wire.mark,
+            receiver_index=wire.receiver_index,
+            message_type=wire.message_type,
+            matched=bool(wire.matched),
+        )
+
+
+def kernel_reason(names: Mapping[int, str], number: int, is_outgoing: bool) -> KernelReason:
+    """A reason of the kernel; its number where it has no name."""
+    direction = Direction.TX if is_outgoing else Direction.RX
+    return KernelReason(names.get(number, f"reason_{number}").lower(), direction)
 
 
 def _packet(wire: Any, captured: bytes) -> Packet:
@@ -289,8 +330,13 @@ def _config(ts_ns: int, wire: Any) -> ConfigEvent:
     return ConfigEvent(ts_ns, wire.pid, _text(wire.comm))
 
 
-def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
+def total(
+    key: bytes, count: int, kernel_reasons: Mapping[int, str] | None = None
+) -> DropTotal | PathTotal | HandshakeTotal:
     """Decode one entry of the map `totals`.
+
+    Args:
+        kernel_reasons: As in `Decoder`.
 
     Raises:
         UndecodableRecordError: The key is none of this ABI.
@@ -302,6 +348,19 @@ def total(key: bytes, count: int) -> DropTotal | HandshakeTotal:
         if EventKind(wire.kind) is EventKind.DROP:
             reason, sub_reason = Reason(wire.code), SubReason(wire.sub_reason)
             return DropTotal(ifname, wire.netns, reason, sub_reason, public_key, count, bool(wire.matched))
+        if EventKind(wire.kind) is EventKind.PATH:
+            return PathTotal(
+                ifname,
+                wire.netns,
+                kernel_reason(kernel_reasons or {}, wire.subsystem << 16 | wire.code, bool(wire.outgoing)),
+                Layer(wire.layer) is Layer.INNER,
+                Hook(wire.hook),
+                RuleFound(wire.rule),
+                wire.sub_reason,
+                public_key,
+                count,
+                bool(wire.matched),
+            )
         if EventKind(wire.kind) is not EventKind.HANDSHAKE:
             raise ValueError(f"there are no totals of kind {wire.kind}")
         code, sub_reason = HandshakeCode(wire.code), SubReason(wire.sub_reason)

@@ -19,7 +19,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 from wgtrace.errors import UsageError
-from wgtrace.events.reasons import Direction, Reason
+from wgtrace.events.reasons import Direction, KernelReason, Reason
 from wgtrace.events.wire import MAX_TERMS, FlowEnd, Layer, TermKind
 
 EXAMPLE: Final = "inner host 10.9.4.7 and port 443 and tcp"
@@ -63,19 +63,24 @@ class Filter:
     Attributes:
         peers: Base64 public keys.
         flow: All of these must hold.
+        kernel_reasons: Ids of reasons outside of WireGuard; with `reasons`, those and these.
     """
 
     peers: frozenset[str] = frozenset()
     directions: frozenset[Direction] = frozenset()
     reasons: frozenset[Reason] = frozenset()
     flow: tuple[FlowTerm, ...] = ()
+    kernel_reasons: frozenset[str] = frozenset()
 
-    def wants(self, reason: Reason) -> bool:
+    def wants(self, reason: Reason | KernelReason) -> bool:
         """Whether drops for this reason are wanted at all."""
-        is_direction = not self.directions or reason.direction in self.directions
-        return is_direction and (not self.reasons or reason in self.reasons)
+        if self.directions and reason.direction not in self.directions:
+            return False
+        if not self.reasons and not self.kernel_reasons:
+            return True
+        return reason in self.reasons if isinstance(reason, Reason) else reason.id in self.kernel_reasons
 
-    def passes(self, reason: Reason, public_key: str | None) -> bool:
+    def passes(self, reason: Reason | KernelReason, public_key: str | None) -> bool:
         """Whether a drop for this reason and of this peer is wanted, as far as these tell."""
         return self.wants(reason) and (not self.peers or public_key in self.peers)
 

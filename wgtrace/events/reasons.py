@@ -99,6 +99,18 @@ class Reason(enum.IntEnum):
         return Direction.RX if self < 64 else Direction.HANDSHAKE
 
 
+@dataclass(frozen=True, slots=True)
+class KernelReason:
+    """Why the kernel dropped a packet of a tunnel outside of WireGuard.
+
+    Attributes:
+        id: Name in `enum skb_drop_reason` of that kernel, in lower case without its prefix.
+    """
+
+    id: str
+    direction: Direction
+
+
 class SubReason(enum.IntEnum):
     """`enum wgt_sub_reason`: a finer reason within one."""
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar, dataclass_transform
 
-from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.wire import Loss, PacketWay
+from wgtrace.events.reasons import HandshakeCode, KernelReason, Reason, SubReason
+from wgtrace.events.wire import Hook, Loss, PacketWay, RuleFound
 
 IPAddress = IPv4Address | IPv6Address
 _T = TypeVar("_T")
@@ -233,7 +233,71 @@ class PacketEvent:
     outer: Flow | None = None
 
 
-Event = DropEvent | HandshakeEvent | ConfigEvent | PacketEvent
+@dataclass(frozen=True, slots=True)
+class NftPlace:
+    """Where in nft's rules a packet was dropped.
+
+    Attributes:
+        family: NFPROTO number of the table, 0 if not known.
+        table_handle: No other table of the namespace ever has it.
+        handle: Of the rule; no other rule of the table ever has it.
+    """
+
+    family: int
+    table: str
+    table_handle: int
+    chain: str
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathEvent:
+    """`struct wgt_path_event`: a packet of a tunnel was dropped, and not by WireGuard.
+
+    Attributes:
+        ts_ns: CLOCK_BOOTTIME.
+        is_inner: The plain packet, before encryption or after decryption; else the datagram.
+        hook: Where netfilter dropped it, NONE: something else did.
+        found: Whether a rule of nft dropped it, and whether `nft` is that rule.
+        ifname: The device that it was at, "" if at none.
+        netns: Inode of the namespace where that was.
+        mark: Of the packet.
+        message_type: 1 initiation, 2 response, 3 cookie, 4 data, 0 not known or inner.
+        matched: False for one that was not asked for: a sample, for diagnosis.
+    """
+
+    ts_ns: int
+    device: DeviceRef
+    reason: KernelReason
+    is_inner: bool
+    peer: PeerRef | None = None
+    inner: Flow | None = None
+    outer: Flow | None = None
+    where: str = ""
+    hook: Hook = Hook.NONE
+    found: RuleFound = RuleFound.NONE
+    nft: NftPlace | None = None
+    ifname: str = ""
+    netns: int = 0
+    mark: int = 0
+    receiver_index: int = 0
+    message_type: int = 0
+    matched: bool = True
+    packet: Packet | None = None
+    sub_reason: SubReason = SubReason.NONE
+
+    @property
+    def kernel_reason(self) -> str:
+        """As `DropEvent` has it."""
+        return self.reason.id.upper()
+
+    @property
+    def flow(self) -> Flow | None:
+        """Of the packet that died."""
+        return self.inner if self.is_inner else self.outer
+
+
+Event = DropEvent | PathEvent | HandshakeEvent | ConfigEvent | PacketEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +316,28 @@ class DropTotal:
     public_key: str | None
     count: int
     matched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PathTotal:
+    """One exact total from the kernel: packets of a tunnel dropped outside of WireGuard.
+
+    Attributes:
+        public_key: As in `DropTotal`, and `matched` too.
+        family: 4 or 6, of the packet that died.
+    """
+
+    ifname: str
+    netns: int
+    reason: KernelReason
+    is_inner: bool
+    hook: Hook
+    found: RuleFound
+    family: int
+    public_key: str | None
+    count: int
+    matched: bool = True
+    sub_reason: SubReason = SubReason.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +411,10 @@ class Counters:
         losses: By `enum wgt_loss`.
         limited: Drops counted but not shown, by reason.
         missed: Program runs that the kernel skipped.
+        path_limited: As `limited`, of drops outside of WireGuard, by the kernel's reason.
     """
 
     losses: dict[Loss, int]
     limited: dict[Reason, int]
     missed: int
+    path_limited: dict[int, int] = field(default_factory=dict)

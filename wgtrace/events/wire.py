@@ -23,6 +23,28 @@ MAX_TERMS = 8
 STAGES = 6
 BUCKETS = 40
 SLOWEST = 5
+PATH_REASONS = 256
+PATH_SUBSYSTEM_0 = 240
+QUIET_ENDS = 16
+NFT_OFFSETS = {
+    "pkt_skb": ("nft_pktinfo", "skb"),
+    "pkt_state": ("nft_pktinfo", "state"),
+    "verdict_code": ("nft_immediate_expr", "data"),
+    "verdict_dreg": ("nft_immediate_expr", "dreg"),
+    "table_list": ("nft_table", "list"),
+    "table_chains": ("nft_table", "chains"),
+    "table_handle": ("nft_table", "handle"),
+    "table_name": ("nft_table", "name"),
+    "table_family": ("nft_table", "family"),
+    "chain_list": ("nft_chain", "list"),
+    "chain_name": ("nft_chain", "name"),
+    "chain_blob_0": ("nft_chain", "blob_gen_0"),
+    "chain_blob_1": ("nft_chain", "blob_gen_1"),
+    "blob_size": ("nft_rule_blob", "size"),
+    "blob_data": ("nft_rule_blob", "data"),
+    "net_tables": ("nftables_pernet", "tables"),
+}
+"""Fields of `PathConfigWire`, in their order: the member of nf_tables' own that each is the place of."""
 
 
 class EventKind(enum.IntEnum):
@@ -31,6 +53,7 @@ class EventKind(enum.IntEnum):
     DROP = 1
     HANDSHAKE = 2
     CONFIG = 3
+    PATH = 4
     PACKET = 6
 
 
@@ -68,6 +91,38 @@ class Layer(enum.IntEnum):
 
     INNER = 1
     OUTER = 2
+
+
+class Hook(enum.IntEnum):
+    """`enum wgt_hook`: where netfilter looks at a packet."""
+
+    NONE = 0
+    PREROUTING = 1
+    INPUT = 2
+    FORWARD = 3
+    OUTPUT = 4
+    POSTROUTING = 5
+    INGRESS = 6
+    EGRESS = 7
+
+
+class RuleFound(enum.IntEnum):
+    """`enum wgt_rule_found`: how sure it is which nft rule dropped a packet."""
+
+    NONE = 0
+    EXACT = 1
+    SOMEWHERE = 2
+
+
+class PathRule(enum.IntEnum):
+    """`enum wgt_path_rule`: what the map `path_reasons` says of one of the kernel's reasons."""
+
+    NEVER = 1
+    DELIVERED = 2
+    NETFILTER = 4
+    HIDE_TX = 8
+    HIDE_RX = 16
+    INCOMING = 32
 
 
 class FlowEnd(enum.IntEnum):
@@ -284,10 +339,63 @@ class PacketEventWire(ctypes.Structure):
     ]
 
 
+class PathEventWire(ctypes.Structure):
+    """`struct wgt_path_event`."""
+
+    hdr: EventHeader
+    device: DeviceWire
+    peer: PeerWire
+    inner: FlowWire
+    outer: FlowWire
+    location: int
+    table_handle: int
+    rule_handle: int
+    table: ctypes.Array[c_uint8]
+    chain: ctypes.Array[c_uint8]
+    ifname: ctypes.Array[c_uint8]
+    netns: int
+    kernel_reason: int
+    mark: int
+    receiver_index: int
+    layer: int
+    outgoing: int
+    hook: int
+    rule: int
+    table_family: int
+    message_type: int
+    matched: int
+    _fields_ = [
+        ("hdr", EventHeader),
+        ("device", DeviceWire),
+        ("peer", PeerWire),
+        ("inner", FlowWire),
+        ("outer", FlowWire),
+        ("location", c_uint64),
+        ("table_handle", c_uint64),
+        ("rule_handle", c_uint64),
+        ("table", c_uint8 * 32),
+        ("chain", c_uint8 * 32),
+        ("ifname", c_uint8 * 16),
+        ("netns", c_uint32),
+        ("kernel_reason", c_uint32),
+        ("mark", c_uint32),
+        ("receiver_index", c_uint32),
+        ("layer", c_uint8),
+        ("outgoing", c_uint8),
+        ("hook", c_uint8),
+        ("rule", c_uint8),
+        ("table_family", c_uint8),
+        ("message_type", c_uint8),
+        ("matched", c_uint8),
+        ("pad", c_uint8),
+    ]
+
+
 RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
     EventKind.DROP: DropEventWire,
     EventKind.HANDSHAKE: HandshakeEventWire,
     EventKind.CONFIG: ConfigEventWire,
+    EventKind.PATH: PathEventWire,
     EventKind.PACKET: PacketEventWire,
 }
 """What a ring-buffer record of each kind is."""
@@ -303,6 +411,11 @@ class TotalKeyWire(ctypes.Structure):
     sub_reason: int
     peer_known: int
     matched: int
+    subsystem: int
+    layer: int
+    outgoing: int
+    hook: int
+    rule: int
     public_key: ctypes.Array[c_uint8]
     _fields_ = [
         ("ifname", c_uint8 * 16),
@@ -312,7 +425,11 @@ class TotalKeyWire(ctypes.Structure):
         ("sub_reason", c_uint8),
         ("peer_known", c_uint8),
         ("matched", c_uint8),
-        ("pad", c_uint8 * 5),
+        ("subsystem", c_uint8),
+        ("layer", c_uint8),
+        ("outgoing", c_uint8),
+        ("hook", c_uint8),
+        ("rule", c_uint8),
         ("public_key", c_uint8 * 32),
     ]
 
@@ -427,6 +544,23 @@ class PublicKeyWire(ctypes.Structure):
 
     bytes: ctypes.Array[c_uint8]
     _fields_ = [("bytes", c_uint8 * 32)]
+
+
+class PathConfigWire(ctypes.Structure):
+    """`struct wgt_path_config`."""
+
+    nft_start: int
+    nft_end: int
+    net_id: int
+    quiet: ctypes.Array[c_uint64]
+    _fields_ = [
+        ("nft_start", c_uint64),
+        ("nft_end", c_uint64),
+        ("net_id", c_uint64),
+        *[(name, c_uint16) for name in NFT_OFFSETS],
+        ("pad", c_uint16 * 4),
+        ("quiet", c_uint64 * QUIET_ENDS),
+    ]
 
 
 class SiteRangeWire(ctypes.Structure):

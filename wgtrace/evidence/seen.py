@@ -16,14 +16,15 @@ from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.decode import Decoder
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Reason
-from wgtrace.events.types import ConfigEvent, DropEvent, Event, HandshakeEvent, PacketEvent
+from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, Event, HandshakeEvent, PacketEvent
 from wgtrace.outputs.console import make_console
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
 from wgtrace.pipeline import DropsRun, Limits, Signals
 from wgtrace.recording.facts import Facts
 from wgtrace.recording.replay import Recording
-from wgtrace.report import RunStart, SeenDrop, Sink, Summary
+from wgtrace.report import RunStart, Sink, Summary
+from wgtrace.report import Seen as SeenAny
 from wgtrace.state.types import Snapshot
 
 MOST_LINES: Final = 400
@@ -69,7 +70,8 @@ def seen(paths: Sequence[Path]) -> Seen:
         told = Seen(recording.facts, before, recording.snapshot(), last.told)
     told.table, told.lines = table.getvalue(), lines.getvalue()
     for total in last.told.totals:
-        told.drops[total.reason] += total.count
+        if isinstance(total, DropTotal):
+            told.drops[total.reason] += total.count
     timeline = _Timeline(told.facts.clock_offset_ns)
     with contextlib.closing(Recording(paths)) as recording:
         for event in _events(recording):
@@ -90,7 +92,7 @@ class _Last:
     def start(self, start: RunStart) -> None:
         """Nothing is kept of it."""
 
-    def drop(self, drop: SeenDrop) -> None:
+    def drop(self, drop: SeenAny) -> None:
         """Nothing is kept of it."""
 
     def rest(self) -> None:

@@ -18,13 +18,14 @@ from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
 # The files with handlers, which a row of a catalogue names, and what each needs before it.
 CONCERNS = {
-    "drop.bpf.c": ("drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
+    "drop.bpf.c": ("freed.bpf.h", "drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
+    "path.bpf.c": ("freed.bpf.h", "path.bpf.c"),
     "handshake.bpf.c": ("handshake.bpf.c",),
     "latency.bpf.c": ("latency.bpf.c",),
     "packet.bpf.c": ("packet.bpf.c",),
     "story.bpf.c": ("story.bpf.c",),
 }
-FILES = (*HEADERS, *(name for names in CONCERNS.values() for name in names))
+FILES = tuple(dict.fromkeys((*HEADERS, *(name for names in CONCERNS.values() for name in names))))
 
 # Every kernel type that the programs name, with what it contains.
 KERNEL_TYPES = (
@@ -45,7 +46,11 @@ KERNEL_TYPES = (
     "packet_cb",
     "allowedips_node",
     "index_hashtable",
+    "net_generic",
     "dst_entry",
+    "rtable",
+    "rt6_info",
+    "nf_hook_state",
 )
 
 _PRELUDE = """\
@@ -87,7 +92,8 @@ class Program:
 
 def kprobe_program(probe: Probe, target: str) -> Program:
     """The kprobe or kretprobe for `probe`, or the program of a raw tracepoint."""
-    return Program(probe, target, f"{'return' if probe.point is Point.RETURN else 'on'}_{target}", False)
+    what = probe.name.replace("-", "_") if probe.point is Point.TRACEPOINT else target
+    return Program(probe, target, f"{'return' if probe.point is Point.RETURN else 'on'}_{what}", False)
 
 
 def fentry_program(probe: Probe, target: str) -> Program:
@@ -171,7 +177,7 @@ def joined(
     root = directory or bpf_directory()
     parts = ["#include <uapi/linux/ptrace.h>\n", _PRELUDE]
     needed = [name for concern, names in CONCERNS.items() if concern in concerns for name in names]
-    for name in (*HEADERS, *needed):
+    for name in dict.fromkeys((*HEADERS, *needed)):
         text = (root / name).read_text().replace("#pragma once\n", "\n")
         parts.append(f'#line 1 "bpf/{name}"\n{text}')
     parts.append('#line 1 "programs"\n')

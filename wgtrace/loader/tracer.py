@@ -21,7 +21,7 @@ from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Reason
 from wgtrace.events.types import Counters
 from wgtrace.events.wire import ConfigWire, Loss, Site, SiteRangeWire, SitesWire, StreamWire, TracedKeyWire
-from wgtrace.loader import kernel_filter, programs
+from wgtrace.loader import kernel_filter, outside, programs
 from wgtrace.loader.build import Build, running_kernel
 from wgtrace.loader.bytecode import MapShape, with_maps
 from wgtrace.loader.maps import Map, RingBuffer
@@ -29,7 +29,8 @@ from wgtrace.loader.plan import MOST_DEVICES
 from wgtrace.loader.programs import RefusedError
 from wgtrace.loader.source import Program
 from wgtrace.probes import kernel
-from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
+from wgtrace.probes.btf import Btf
+from wgtrace.probes.catalogue import CATALOGUE, NF_TABLES, WIREGUARD
 from wgtrace.probes.types import Mechanism, Probe, ProbeStatus
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -141,11 +142,12 @@ class Tracer:
         self._records: deque[bytes] = deque()
         self._fds: list[int] = []
         self._counted: list[int] = []
-        self._described: dict[int, str] = {}
         self._followed: set[tuple[int, int]] = set()
         self._module_id = kernel.module_id(WIREGUARD)
         self._device_list = kernel.address_of(self._plan.symbols, "device_list")
         self._list_free = kernel.function_range(_LIST_FREE)
+        self._places = kernel.Places()
+        self._quiet: tuple[kernel.TextRange, ...] = ()
         self._ring: RingBuffer | None = None
         self._statuses: list[ProbeStatus] = []
         try:
@@ -176,12 +178,7 @@ class Tracer:
     @property
     def kernel_reasons(self) -> dict[int, str]:
         """`enum skb_drop_reason` of the running kernel, without its prefix."""
-        prefixes = ("SKB_DROP_REASON_", "SKB_")
-        names = {}
-        for value, name in self._plan.vmlinux.enum_names("skb_drop_reason").items():
-            prefix = next((p for p in prefixes if name.startswith(p)), "")
-            names[value] = name[len(prefix) :]
-        return names
+        return outside.kernel_reasons(self._plan.vmlinux)
 
     @property
     def symbols(self) -> tuple[kernel.Symbol, ...]:
@@ -189,11 +186,8 @@ class Tracer:
         return tuple(self._plan.symbols)
 
     def describe(self, address: int) -> str:
-        """`wg_xmit+0x83` for an address in WireGuard."""
-        # There are some thirty such places: each is looked up once.
-        if address not in self._described:
-            self._described[address] = kernel.describe_address(self._plan.symbols, address)
-        return self._described[address]
+        """`wg_xmit+0x83` for an address in the kernel."""
+        return self._places.describe(address)
 
     # -- load and attach ---------------------------------------------------
 
@@ -215,27 +209,59 @@ class Tracer:
             ) from exc
         self._fds += [self._btf_fd] if self._btf_fd else []
         self._statuses, refused = [], {}
+        self._late: dict[int, tuple[Program, bytes]] = {}
+        self._late_modules: dict[int, int] = {}
         for probe in self._plan.catalogue:
             variants = [program for program, _text in self._plan.variants[probe.name]]
             program = next((p for p in variants if p.name in bytecode.programs), variants[-1])
+            if probe.is_late:
+                self._late[len(self._statuses)] = program, bytecode.programs[program.name]
+                self._statuses.append(self._status(program, f"once the module {probe.module} is loaded"))
+                continue
             status = self._attach(program, bytecode.programs)
             self._statuses.append(status)
             if program.fentry and status.mechanism is None:
                 refused[probe.name] = status.because
+        self._attach_late()
         self._ring = RingBuffer(self._maps["events"], self._records.append)
         return refused
 
+    def _status(self, program: Program, because: str) -> ProbeStatus:
+        probe = program.probe
+        how, gives = self._plan.mechanism(program), probe.gives
+        return ProbeStatus(probe.name, program.target, how, because, probe.tells, gives, probe.without_it)
+
+    def _attach_late(self) -> None:
+        """Attach what waits for its module, if that is there by now; also when it was loaded anew."""
+        for at, (program, code) in self._late.items():
+            module = program.probe.module
+            number = kernel.module_id(module)
+            if not number or self._late_modules.get(at) == number:
+                continue
+            self._late_modules[at] = number
+            because = self._plan.because(program)
+            try:
+                if module == NF_TABLES:
+                    self._find_nft()
+                maps = [each.fd for each in self._maps.values()]
+                self._attach_once(program, self._plan.mechanism(program), with_maps(code, maps))
+            except RefusedError as exc:
+                self._statuses[at] = replace(self._status(program, str(exc)), mechanism=None, do=_advice())
+            except UnsupportedError as exc:
+                text = f"{exc.what}: {exc.because}"
+                self._statuses[at] = replace(self._status(program, text), mechanism=None)
+            else:
+                self._statuses[at] = self._status(program, because)
+
+    def _find_nft(self) -> None:
+        """Tell the programs where nf_tables keeps its rules."""
+        symbols, types = kernel.module_symbols(NF_TABLES), Btf.module(NF_TABLES, self._plan.vmlinux)
+        config = outside.path_config(symbols, types, self._quiet)
+        self._maps["path_config"].update(_FIRST, bytes(config))
+
     def _attach(self, program: Program, compiled: Mapping[str, bytes]) -> ProbeStatus:
-        probe, mechanism = program.probe, self._plan.mechanism(program)
-        status = ProbeStatus(
-            probe.name,
-            program.target,
-            mechanism,
-            self._plan.because(program),
-            probe.tells,
-            probe.gives,
-            probe.without_it,
-        )
+        mechanism = self._plan.mechanism(program)
+        status = self._status(program, self._plan.because(program))
         if not self._plan.has_function(program):
             because = f"this kernel has no function {program.target}: inlined or renamed"
             return replace(status, mechanism=None, because=because)
@@ -294,6 +320,17 @@ class Tracer:
         if self._list_free:
             sites.list_start, sites.list_end = self._list_free.start, self._list_free.end
         self._maps["sites"].update(_FIRST, bytes(sites))
+        if "path_config" in self._maps:
+            self._configure_path()
+
+    def _configure_path(self) -> None:
+        names = self.kernel_reasons
+        if "PACKET_SOCK_ERROR" not in names.values():  # else those copies have a reason of their own
+            self._quiet = kernel.function_ranges(outside.QUIET)
+        self._maps["path_config"].update(_FIRST, bytes(outside.path_config(quiet=self._quiet)))
+        for slot, rule in outside.path_rules(names, self._settings.wanted).items():
+            if rule:
+                self._maps["path_reasons"].update(_slot(slot), rule.to_bytes(4, sys.byteorder))
         if "sampling" in self._maps:
             self._maps["sampling"].update(_FIRST, self._settings.sample.to_bytes(8, sys.byteorder))
 
@@ -326,6 +363,7 @@ class Tracer:
                 "wgtrace's probes went with it: nothing is seen since",
                 "start wgtrace again",
             )
+        self._attach_late()
         if self._ring:
             self._ring.poll(timeout_s)
             if self._records and timeout_s:
@@ -367,7 +405,17 @@ class Tracer:
             if count := sum(stream.limited for stream in shown):
                 limited[reason] = count
         lost = {loss: _sum(losses.values(_slot(loss))) for loss in Loss}
-        return Counters(lost, limited, sum(map(programs.missed_runs, self._counted)))
+        missed = sum(map(programs.missed_runs, self._counted))
+        return Counters(lost, limited, missed, self._path_limited())
+
+    def _path_limited(self) -> dict[int, int]:
+        limited: dict[int, int] = {}
+        streams = self._maps.get("path_streams")
+        for number in self.kernel_reasons if streams else ():
+            values = streams.values(_slot(outside.slot_of(number)))  # type: ignore[union-attr]
+            if count := sum(StreamWire.from_buffer_copy(value).limited for value in values):
+                limited[number] = count
+        return limited
 
     def close(self) -> None:
         """Detach everything; the counters cannot be read any more."""

@@ -10,12 +10,15 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Final
 
+from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.diagnosis.looks_like import looks_like
+from wgtrace.diagnosis.outside import layer_of
 from wgtrace.diagnosis.words import short_key
 from wgtrace.events.reasons import Direction, Reason
-from wgtrace.events.types import DropEvent, Flow, IPAddress, PeerRef, Tai64n, address_text
+from wgtrace.events.types import DropEvent, Flow, IPAddress, PathEvent, PeerRef, Tai64n, address_text
+from wgtrace.events.wire import Hook
 from wgtrace.outputs.clean import clean
-from wgtrace.report import SeenDrop
+from wgtrace.report import Seen, SeenPath
 
 Json = dict[str, object]
 
@@ -38,20 +41,20 @@ class Field:
     """
 
     json: str = ""
-    value: Callable[[SeenDrop], object] | None = None
+    value: Callable[[Seen], object] | None = None
     title: str = ""
-    text: Callable[[SeenDrop], str] | None = None
+    text: Callable[[Seen], str] | None = None
     min_width: int = 0
     max_width: int = 0
     is_number: bool = False
-    key: Callable[[SeenDrop], Hashable] | None = None
+    key: Callable[[Seen], Hashable] | None = None
 
 
 _KEPT: Final = 4096
 """Texts that are kept for each group of fields: a flood repeats itself."""
 
 
-Write = Callable[[SeenDrop], str]
+Write = Callable[[Seen], str]
 """The text of a drop, or of some of its fields."""
 
 
@@ -70,12 +73,12 @@ def _joined(parts: list[Write]) -> Write:
     return parts[0] if len(parts) == 1 else lambda drop: "".join([part(drop) for part in parts])
 
 
-def _kept(key: Callable[[SeenDrop], Hashable] | None, write: Write) -> Write:
+def _kept(key: Callable[[Seen], Hashable] | None, write: Write) -> Write:
     if key is None:
         return write
-    kept: dict[Hashable, tuple[str, SeenDrop]] = {}
+    kept: dict[Hashable, tuple[str, Seen]] = {}
 
-    def text(drop: SeenDrop) -> str:
+    def text(drop: Seen) -> str:
         of = key(drop)
         found = kept.get(of)
         if found is None:
@@ -142,7 +145,7 @@ def address(addr: IPAddress, port: int) -> str:
     return f"[{text}]:{port}" if addr.version == 6 else f"{text}:{port}"
 
 
-def flow_text(drop: SeenDrop) -> str:
+def flow_text(drop: Seen) -> str:
     """The inner flow; where only the outer is known, the far end of that."""
     inner, outer = drop.event.inner, drop.event.outer
     if inner:
@@ -155,7 +158,7 @@ def flow_text(drop: SeenDrop) -> str:
     return f"from {address(outer.saddr, outer.sport)}" if outer else "?"
 
 
-def _len_text(drop: SeenDrop) -> str:
+def _len_text(drop: Seen) -> str:
     flow = drop.event.inner or drop.event.outer
     return str(flow.len) if flow and flow.len else ""
 
@@ -273,6 +276,53 @@ DETAIL_KEYS: Final[dict[Reason, tuple[str, ...]]] = {
 _KEEP_NULL: Final = frozenset({"owner"})  # null says that nobody has the address
 
 
+def rule_json(blocked: Blocked | None) -> Json | None:
+    """What of the firewall dropped a packet, as JSON lines hold it."""
+    if blocked is None:
+        return None
+    return {
+        "family": blocked.family or None,
+        "table": clean(blocked.table) or None,
+        "chain": clean(blocked.chain) or None,
+        "handle": blocked.handle or None,
+        "text": clean(blocked.text) or None,
+        "exact": blocked.is_exact,
+        "candidates": [clean(text) for text in blocked.others],
+    }
+
+
+OUTSIDE: Final = ("device", "hook", "rule", "mark", "sysctls")
+"""The keys that only the `detail` of a drop outside of WireGuard can have."""
+
+
+def _outside_json(drop: SeenPath) -> Json:
+    event = drop.event
+    values: Json = {
+        "device": clean(event.ifname) or None,
+        "hook": hook_name(event.hook),
+        "rule": rule_json(drop.blocked),
+        "mark": event.mark,
+        "message_type": event.message_type or None,
+        "receiver_index": event.receiver_index or None,
+        "sysctls": dict(drop.sysctls) or None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def hook_name(hook: Hook) -> str | None:
+    """As nft(8) calls it, None: netfilter did nothing."""
+    return hook.name.lower() if hook is not Hook.NONE else None
+
+
+def packet_name(is_inner: bool) -> str:
+    """Which packet of a tunnel it was."""
+    return "inner" if is_inner else "outer"
+
+
+def _detail(drop: Seen) -> Json:
+    return _outside_json(drop) if isinstance(drop, SeenPath) else detail_json(drop.event)
+
+
 _DETAILS: Final = {
     reason: tuple((key, DETAIL[key], key in _KEEP_NULL) for key in keys)
     for reason, keys in DETAIL_KEYS.items()
@@ -290,8 +340,10 @@ def detail_json(event: DropEvent) -> Json:
 
 
 # The decoder gives the same object for the same bytes; to hash what is in it costs more.
-def _place(drop: SeenDrop) -> Hashable:
+def _place(drop: Seen) -> Hashable:
     event = drop.event
+    if isinstance(event, PathEvent):
+        return id(event.device), drop.netns_name, event.reason, event.where, event.is_inner, event.hook
     return (
         id(event.device),
         drop.netns_name,
@@ -302,13 +354,22 @@ def _place(drop: SeenDrop) -> Hashable:
     )
 
 
-def _flows(drop: SeenDrop) -> Hashable:
+def _flows(drop: Seen) -> Hashable:
     event = drop.event
     return id(event.inner), id(event.outer), event.reason
 
 
-def _who(drop: SeenDrop) -> Hashable:
+def _who(drop: Seen) -> Hashable:
     return id(drop.peer)
+
+
+def _layer(drop: Seen) -> str:
+    event = drop.event
+    return layer_of(event.reason, event.hook, event.where) if isinstance(event, PathEvent) else "wireguard"
+
+
+def _packet(drop: Seen) -> str | None:
+    return packet_name(drop.event.is_inner) if isinstance(drop.event, PathEvent) else None
 
 
 TIME = Field("ts", lambda d: rfc3339(d.ts_unix_ns), "TIME", lambda d: clock(d.ts_unix_ns), 12, 12)
@@ -345,7 +406,8 @@ FIELDS: Final = (
     DIRECTION,
     REASON,
     Field("sub_reason", lambda d: d.event.sub_reason.id, key=_place),
-    Field("layer", lambda d: "wireguard", key=_place),
+    Field("layer", _layer, key=_place),
+    Field("packet", _packet, key=_place),
     Field("where", lambda d: d.event.where, key=_place),
     Field("kernel_reason", lambda d: d.event.kernel_reason, key=_place),
     PEER,
@@ -353,6 +415,6 @@ FIELDS: Final = (
     LENGTH,
     Field("outer", lambda d: flow_json(d.event.outer), key=_flows),
     WHY,
-    Field("detail", lambda d: detail_json(d.event)),
+    Field("detail", _detail),
 )
 """Every field of a drop, in the order of a JSON line."""

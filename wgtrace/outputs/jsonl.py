@@ -9,11 +9,23 @@ from json.encoder import encode_basestring_ascii
 from typing import Final, TextIO, cast
 
 from wgtrace.diagnosis.finding import Finding
-from wgtrace.events.types import DropTotal, HandshakeTotal
+from wgtrace.diagnosis.outside import layer_of
+from wgtrace.events.types import DropTotal, HandshakeTotal, PathTotal
 from wgtrace.outputs.clean import clean
-from wgtrace.outputs.fields import FIELDS, Field, Json, Write, flow_json, peer_json, rfc3339, writer
+from wgtrace.outputs.fields import (
+    FIELDS,
+    Field,
+    Json,
+    Write,
+    flow_json,
+    hook_name,
+    packet_name,
+    peer_json,
+    rfc3339,
+    writer,
+)
 from wgtrace.probes.types import ProbeStatus
-from wgtrace.report import HandshakeHistogram, RunStart, SeenDrop, SeenStep, Summary, TopFrame
+from wgtrace.report import HandshakeHistogram, RunStart, Seen, SeenStep, Summary, TopFrame
 
 SCHEMA: Final = 1
 
@@ -69,7 +81,7 @@ class JsonLinesSink:
             },
         )
 
-    def drop(self, drop: SeenDrop) -> None:
+    def drop(self, drop: Seen) -> None:
         """Write a `drop` line."""
         if not self._has_rows:
             return
@@ -110,7 +122,7 @@ def _member(field: Field) -> Write:
     """Writes `,"inner":{...}`; json would take twice as long for these few numbers and words."""
     start, value = f',"{field.json}":', field.value or (lambda _drop: None)
 
-    def write(drop: SeenDrop) -> str:
+    def write(drop: Seen) -> str:
         of = value(drop)
         if isinstance(of, str):
             return start + encode_basestring_ascii(of)
@@ -257,13 +269,16 @@ def summary_json(summary: Summary) -> Json:
     }
 
 
-def _total_json(total: DropTotal, names: dict[str, str]) -> Json:
+def _total_json(total: DropTotal | PathTotal, names: dict[str, str]) -> Json:
     return {
         "ifname": clean(total.ifname),
         "netns": total.netns,
         "direction": total.reason.direction.value,
         "reason": total.reason.id,
         "sub_reason": total.sub_reason.id,
+        "layer": layer_of(total.reason, total.hook) if isinstance(total, PathTotal) else "wireguard",
+        "packet": packet_name(total.is_inner) if isinstance(total, PathTotal) else None,
+        "hook": hook_name(total.hook) if isinstance(total, PathTotal) else None,
         "peer": _named(total.public_key, names),
         "count": total.count,
     }

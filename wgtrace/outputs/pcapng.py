@@ -21,9 +21,9 @@ from typing import Final
 
 from wgtrace.errors import OutputError
 from wgtrace.events.reasons import Direction
-from wgtrace.events.types import Packet
+from wgtrace.events.types import DropEvent, Packet
 from wgtrace.outputs.clean import clean
-from wgtrace.report import RunStart, SeenDrop, Summary
+from wgtrace.report import RunStart, Seen, Summary
 
 # Section 4: block types. Section 3.5 and the tables of each block: options.
 _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
@@ -137,7 +137,7 @@ class PcapngSink:
         ]
         self._write(block(_SECTION, body, options))
 
-    def drop(self, drop: SeenDrop) -> None:
+    def drop(self, drop: Seen) -> None:
         """Write the Enhanced Packet Block of a drop."""
         event = drop.event
         packet = event.packet or Packet(False, 0, b"")
@@ -183,7 +183,7 @@ class PcapngSink:
         except OSError as exc:
             self._fail(exc)
 
-    def _interface(self, drop: SeenDrop) -> _Interface:
+    def _interface(self, drop: Seen) -> _Interface:
         device, direction = drop.event.device, drop.event.reason.direction
         key = (device.ifname, device.netns, direction)
         known = self._interfaces.get(key)
@@ -231,7 +231,7 @@ class PcapngSink:
             self._on_failure()
 
 
-def comment(drop: SeenDrop) -> str:
+def comment(drop: Seen) -> str:
     """`src_not_allowed (owned_by_nobody), inner packet, peer berlin (KEY): 10.9.4.7 is in ...`"""
     event = drop.event
     sub_reason = f" ({event.sub_reason.id})" if event.sub_reason.id else ""
@@ -242,6 +242,6 @@ def comment(drop: SeenDrop) -> str:
     what = "packet not known"
     if event.packet and event.packet.data:
         what = "inner packet" if event.packet.is_inner else "outer datagram"
-        if not event.packet.is_inner and event.message_type == _DATA:
+        if not event.packet.is_inner and isinstance(event, DropEvent) and event.message_type == _DATA:
             what += f" (counter {event.nonce})"
     return f"{event.reason.id}{sub_reason}, {what}, {peer}: {drop.why}"

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from wgtrace.diagnosis.finding import Finding, Severity
 from wgtrace.diagnosis.words import count_of, short_key
-from wgtrace.events.reasons import CATALOGUE, Reason
-from wgtrace.events.types import Losses
+from wgtrace.events.types import Losses, PathTotal
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.console import put
-from wgtrace.report import CounterLine, Summary
+from wgtrace.outputs.fields import hook_name, packet_name
+from wgtrace.report import CounterLine, Summary, counters_of
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold"}
 _COMMANDS: Final = (
@@ -81,7 +81,7 @@ def _where_counted(summary: Summary, count: int) -> str:
     """In which counters the kernel has these drops; "" where the counters do not bear it out."""
     ours: dict[tuple[str, int], dict[str, int]] = {}
     for total in summary.totals:
-        for counter in CATALOGUE[total.reason].counter[:1]:  # those after it count a part of it
+        for counter in counters_of(total)[:1]:  # those after it count a part of it
             of = ours.setdefault((total.ifname, total.netns), {})
             of[counter] = of.get(counter, 0) + total.count
     counted = sum(sum(of.values()) for of in ours.values())
@@ -129,9 +129,10 @@ def counter_mismatches(lines: tuple[CounterLine, ...]) -> list[str]:
 
 def _put_totals(console: Console, summary: Summary) -> None:
     names = summary.peer_names or {}
-    counts: dict[tuple[str, int, Reason, str | None], int] = {}
+    counts: dict[tuple[str, int, str, str | None], int] = {}
     for total in summary.totals:
-        key = (total.ifname, total.netns, total.reason, total.public_key)
+        where = f" ({_place(total)})" if isinstance(total, PathTotal) else ""
+        key = (total.ifname, total.netns, f"{total.reason.id}{where}", total.public_key)
         counts[key] = counts.get(key, 0) + total.count
     if len(counts) < 2:
         return
@@ -141,7 +142,12 @@ def _put_totals(console: Console, summary: Summary) -> None:
         ifname, _, reason, public_key = key
         peer = (clean(names.get(public_key, "")) or short_key(public_key)) if public_key else "?"
         where = clean(ifname) if room else ""
-        put(console, (f"{count:>9}  {where:<{room}}{reason.id:<30}  {peer}", ""))
+        put(console, (f"{count:>9}  {where:<{room}}{clean(reason):<30}  {peer}", ""))
+
+
+def _place(total: PathTotal) -> str:
+    """`inner forward`, `outer`."""
+    return " ".join(filter(None, (packet_name(total.is_inner), hook_name(total.hook))))
 
 
 def put_finding(console: Console, finding: Finding, several: bool) -> None:

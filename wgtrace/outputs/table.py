@@ -29,7 +29,7 @@ from wgtrace.outputs.fields import (
 )
 from wgtrace.outputs.summary import print_summary, wrapped
 from wgtrace.probes.types import Mechanism, ProbeStatus
-from wgtrace.report import RunStart, SeenDrop, Summary
+from wgtrace.report import RunStart, Seen, Summary
 from wgtrace.state.types import Device
 
 _GAP: Final = "  "
@@ -75,7 +75,7 @@ class TableSink:
         if self._has_reason_below:
             put(self._console, (f"{_INDENT}REASON: WHY", "dim"))
 
-    def drop(self, drop: SeenDrop) -> None:
+    def drop(self, drop: Seen) -> None:
         """Write the line of a drop, or its two lines where columns are few."""
         if not self._has_rows:
             return
@@ -110,7 +110,7 @@ class TableSink:
                 spare -= grown
         self._row = writer(columns, self._styled)
 
-    def _below(self, drop: SeenDrop) -> list[str]:
+    def _below(self, drop: Seen) -> list[str]:
         reason = drop.event.reason.id
         text = f"{_INDENT}{reason}: {clean(drop.why)}"
         first, *rest = wrapped(text, max(self._console.width, 40), _INDENT)
@@ -123,7 +123,7 @@ class TableSink:
         if field is not DIRECTION:
             return lambda drop: f"{before}{self._cell(field, text(drop))}{after}"
 
-        def direction(drop: SeenDrop) -> str:
+        def direction(drop: Seen) -> str:
             style = "magenta" if drop.event.reason.direction is Direction.HANDSHAKE else ""
             before, after = around(self._console, style)
             return f"{before}{self._cell(field, text(drop))}{after}"

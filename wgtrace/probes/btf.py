@@ -183,6 +183,27 @@ class Btf:
         found = self._find(struct, _RECORDS)
         return found is not None and self._has_field(found, field)
 
+    def offset_of(self, struct: str, field: str) -> int | None:
+        """Bytes from a struct's begin to this field, also through anonymous members; None: there is none.
+
+        Of a bitfield, to the byte that it begins in.
+        """
+        found = self._find(struct, _RECORDS)
+        bits = None if found is None else self._bits_to(found, field)
+        return None if bits is None else bits // 8
+
+    def _bits_to(self, type_id: int, field: str) -> int | None:
+        # Where the type says so (kind_flag), the upper byte is the size of a bitfield.
+        mask = 0xFFFFFF if self._type(type_id).flag else 0xFFFFFFFF
+        for member in self._trailing(type_id, BtfMember):
+            name, bits = self._name(member.name_off), int(member.offset) & mask
+            if name == field:
+                return bits
+            inside = None if name else self._bits_to(member.type, field)
+            if inside is not None:
+                return bits + inside
+        return None
+
     def _has_field(self, type_id: int, field: str) -> bool:
         for member in self._trailing(type_id, BtfMember):
             name = self._name(member.name_off)

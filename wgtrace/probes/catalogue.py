@@ -14,7 +14,12 @@ from wgtrace.probes.types import CONTEXT, Point, Probe
 
 WIREGUARD = "wireguard"
 
-_DROP, _HANDSHAKE, _PACKET = "drop.bpf.c", "handshake.bpf.c", "packet.bpf.c"
+NF_TABLES = "nf_tables"
+PATH = "outside_wireguard"
+"""What the probes give that look at packets outside of WireGuard: the kernel names the reasons."""
+
+_DROP, _HANDSHAKE = "drop.bpf.c", "handshake.bpf.c"
+_PACKET, _PATH = "packet.bpf.c", "path.bpf.c"
 
 _OUT = tuple(r for r in Reason if r.direction is Direction.TX)
 _IN = tuple(r for r in Reason if r.direction is Direction.RX)
@@ -50,6 +55,23 @@ def _at(
 
 
 _entry, _return = partial(_at, Point.ENTRY), partial(_at, Point.RETURN)
+
+
+def _nft(function: str, module: str, handler: str, tells: str) -> Probe:
+    args = ("u8 *expr", "void *regs", "u8 *pkt")
+    return Probe(
+        function.replace("_", "-"),
+        (function,),
+        module,
+        Point.ENTRY,
+        _PATH,
+        handler,
+        args,
+        (PATH,),
+        tells,
+        "the very nft rule that drops a packet",
+        is_late=True,
+    )
 
 
 CATALOGUE: tuple[Probe, ...] = (
@@ -346,6 +368,22 @@ CATALOGUE: tuple[Probe, ...] = (
         "that the configuration changed",
         "changes of the configuration are seen up to a second late",
     ),
+    Probe(
+        "path-kfree-skb",
+        ("kfree_skb",),
+        "",
+        Point.TRACEPOINT,
+        _PATH,
+        "handle_path",
+        ("struct sk_buff *skb", "u64 location", "u32 reason", CONTEXT),
+        (PATH,),
+        "packets of a tunnel that are dropped outside of WireGuard",
+        "packets of a tunnel that firewall, routing or a device drop",
+    ),
+    _nft("nft_immediate_eval", NF_TABLES, "handle_nft_immediate", "which nft rule drops a packet"),
+    _nft("nft_reject_inet_eval", "nft_reject_inet", "handle_nft_reject", "which nft rule rejects one"),
+    _nft("nft_reject_ipv4_eval", "nft_reject_ipv4", "handle_nft_reject", "which nft rule rejects one"),
+    _nft("nft_reject_ipv6_eval", "nft_reject_ipv6", "handle_nft_reject", "which nft rule rejects one"),
 )
 
 # Data messages, one in so many: these run for every packet, so they are no part of CATALOGUE.

@@ -95,21 +95,82 @@ def text_ranges(symbols: Iterable[Symbol], functions: Iterable[str]) -> tuple[Te
     return tuple(ranges)
 
 
+def function_ranges(names: Iterable[str], kallsyms: Path = Path("/proc/kallsyms")) -> tuple[TextRange, ...]:
+    """Where the kernel itself has these functions, those that it lists."""
+    text = kallsyms.read_bytes()
+    return tuple(found for name in names if (found := _function_range(name, text)))
+
+
 def function_range(names: Iterable[str], kallsyms: Path = Path("/proc/kallsyms")) -> TextRange | None:
     """Where the kernel itself has the first of these functions that it lists; None if it has none."""
-    text = kallsyms.read_bytes()
-    for name in names:
-        at = next(
-            (m for kind in (b"T", b"t") if (m := text.find(b" %c %b\n" % (kind, name.encode()))) >= 0), -1
-        )
-        if at < 0:
-            continue
-        start = int(text[text.rfind(b"\n", 0, at) + 1 : at], 16)
-        # Symbols of the kernel are listed by address; two may stand at one.
-        for line in text[at + 1 : at + 4096].split(b"\n")[1:]:
-            if line and int(line.split()[0], 16) > start:
-                return TextRange(name, start, int(line.split()[0], 16))
+    return next(iter(function_ranges(names, kallsyms)), None)
+
+
+def _function_range(name: str, text: bytes) -> TextRange | None:
+    at = next((m for kind in (b"T", b"t") if (m := text.find(b" %c %b\n" % (kind, name.encode()))) >= 0), -1)
+    if at < 0:
+        return None
+    start = int(text[text.rfind(b"\n", 0, at) + 1 : at], 16)
+    # Symbols of the kernel are listed by address; two may stand at one.
+    for line in text[at + 1 : at + 4096].split(b"\n")[1:]:
+        if line and int(line.split()[0], 16) > start:
+            return TextRange(name, start, int(line.split()[0], 16))
     return None
+
+
+class Places:
+    """Names for addresses of code anywhere in the kernel, each looked up when it is first asked for.
+
+    Args:
+        kallsyms: As the kernel lists its symbols: its own first and by address, then each module's.
+        modules: As proc_modules(5) lists where they are.
+    """
+
+    def __init__(
+        self, kallsyms: Path = Path("/proc/kallsyms"), modules: Path = Path("/proc/modules")
+    ) -> None:
+        self._kallsyms, self._modules = kallsyms, modules
+        self._described: dict[int, str] = {}
+        self._text = b""
+
+    def describe(self, address: int) -> str:
+        """`nft_do_chain+0x83`, or the bare address."""
+        if address not in self._described:
+            self._described[address] = self._describe(address)
+        return self._described[address]
+
+    def _describe(self, address: int) -> str:
+        module = self._module_of(address)
+        if module:
+            return describe_address(module_symbols(module, self._kallsyms), address)
+        if not self._text:
+            self._text = self._kallsyms.read_bytes().split(b"\t[", 1)[0]
+        low, high = 0, len(self._text)
+        while high - low > 1:  # the last line that begins at or before the address
+            middle = (low + high) // 2
+            line = self._text.rfind(b"\n", 0, middle) + 1
+            if line <= low:
+                line = self._text.find(b"\n", middle) + 1
+                if line <= 0 or line >= high:
+                    break
+            if int(self._text[line : line + 16], 16) <= address:
+                low = line
+            else:
+                high = line
+        found = []
+        for entry in self._text[max(0, low - 4096) : low + 200].split(b"\n")[1:-1]:
+            value, kind, name = entry.decode().split(" ", 2)
+            found.append(Symbol(name, int(value, 16), kind))
+        return describe_address(found, address)
+
+    def _module_of(self, address: int) -> str:
+        """proc_modules(5): name, size, ..., address."""
+        for line in self._modules.read_text().splitlines():
+            words = line.split()
+            start = int(words[5], 16)
+            if start <= address < start + int(words[1]):
+                return words[0]
+        return ""
 
 
 def address_of(symbols: Iterable[Symbol], name: str) -> int:

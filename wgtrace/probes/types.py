@@ -47,6 +47,8 @@ class Probe:
         gives: Reason ids and event ids that need it.
         tells: What it sees, for `wgtrace probes`.
         without_it: What is not visible without it.
+        is_late: Its module may be loaded long after the start, and is not needed
+            before: then it is attached.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Probe:
     gives: tuple[str, ...]
     tells: str
     without_it: str
+    is_late: bool = False
 
     @property
     def values(self) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def counters_body(counters: Counters) -> bytes:
             "losses": {int(loss): count for loss, count in counters.losses.items()},
             "limited": {int(reason): count for reason, count in counters.limited.items()},
             "missed": counters.missed,
+            "path_limited": dict(counters.path_limited),
         }
     )
 
@@ -80,6 +81,7 @@ def counters(body: bytes) -> tuple[Counters, int]:
         losses = {int(number): int(count) for number, count in read["losses"].items()}
         limited = {int(number): int(count) for number, count in read["limited"].items()}
         missed = int(read["missed"])
+        path_limited = {int(number): int(count) for number, count in read.get("path_limited", {}).items()}
     except (AttributeError, KeyError, TypeError) as exc:
         raise ValueError(f"counters without {exc}") from exc
     known_losses, known_reasons = set(map(int, Loss)), set(map(int, Reason))
@@ -90,6 +92,7 @@ def counters(body: bytes) -> tuple[Counters, int]:
             {loss: losses.get(loss, 0) for loss in Loss},
             {Reason(number): count for number, count in limited.items() if number in known_reasons},
             missed,
+            path_limited,
         ),
         unknown,
     )

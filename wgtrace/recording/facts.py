@@ -12,7 +12,7 @@ from wgtrace.probes.identity import Identity
 from wgtrace.probes.kernel import Symbol
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.state.clock import Anchor
-from wgtrace.state.types import Claim, Load, Way
+from wgtrace.state.types import Claim, Firewall, Load, Way
 
 TOTAL_KEY = 0
 """In `Facts.sizes`: the key of a total, which is no kind of event."""
@@ -41,11 +41,17 @@ class Asked:
 
     Attributes:
         ways: Of peers whose handshakes or packets went unanswered or unsent.
+        places: Names of addresses that dropped packets outside of WireGuard.
+        firewalls: Of the namespaces where that was, by inode.
+        sysctls: That decided there, by inode.
     """
 
     load: Load
     claims: tuple[Claim, ...] = ()
     ways: tuple[AskedWay, ...] = ()
+    places: dict[int, str] = field(default_factory=dict)
+    firewalls: dict[int, Firewall] = field(default_factory=dict)
+    sysctls: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

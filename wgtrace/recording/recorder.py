@@ -9,11 +9,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from wgtrace.diagnosis.evidence import MAX_WAYS
+from wgtrace.diagnosis.firewall import blocked_by
+from wgtrace.diagnosis.outside import settings_of
 from wgtrace.diagnosis.words import age, count_of
 from wgtrace.errors import UndecodableRecordError, UnsupportedError
 from wgtrace.events.decode import Decoder, device_of, kind_of, reason_of
 from wgtrace.events.reasons import HandshakeCode
-from wgtrace.events.types import ConfigEvent, Counters, DropEvent, HandshakeEvent, IPAddress, PacketEvent
+from wgtrace.events.types import (
+    ConfigEvent,
+    Counters,
+    DropEvent,
+    HandshakeEvent,
+    IPAddress,
+    PacketEvent,
+    PathEvent,
+)
 from wgtrace.events.wire import EventKind, Loss
 from wgtrace.pipeline import ASK_AGAIN_S, UNSENT, HostFacts, Limits, Signals, polls
 from wgtrace.probes.identity import Identity
@@ -26,7 +36,7 @@ from wgtrace.recording.plain import dumped
 from wgtrace.report import RunStart
 from wgtrace.source import Host, Source
 from wgtrace.state.clock import anchor
-from wgtrace.state.types import Snapshot, Way
+from wgtrace.state.types import Firewall, Snapshot, Way
 
 _ANSWERED = (HandshakeCode.INIT_ACCEPTED, HandshakeCode.RESPONSE_ACCEPTED, HandshakeCode.HANDSHAKE_COMPLETE)
 FLUSH_S = 0.6  # with one poll on top, a record is in the file within a second
@@ -88,10 +98,14 @@ class Recorder:
         sample: int = 0,
     ) -> None:
         self._ask = facts or HostFacts()
-        self._decoder = Decoder()
+        self._decoder = Decoder(kernel_reasons=source.kernel_reasons)
         self._troubled: dict[str, None] = {}
         self._ways: dict[tuple[str, int, IPAddress], Way] = {}
         self._asked_at = 0.0
+        self._rules_at = 0.0
+        self._places: dict[int, str] = {}
+        self._firewalls: dict[int, Firewall] = {}
+        self._sysctls: dict[int, dict[str, str]] = {}
         self._source = source
         self._host = host
         self._output = output
@@ -192,10 +206,13 @@ class Recorder:
 
     def _note_trouble(self, record: bytes) -> None:
         """Remember whose packets find no way, and ask for it while they find none."""
-        if kind_of(record) != EventKind.HANDSHAKE and reason_of(record) not in UNSENT:
+        if kind_of(record) == EventKind.DROP and reason_of(record) not in UNSENT:
             return
         with contextlib.suppress(UndecodableRecordError):
             event = self._decoder.event(record)
+            if isinstance(event, PathEvent):
+                self._note_path(event)
+                return
             if isinstance(event, (ConfigEvent, PacketEvent)) or event.peer is None:
                 return
             if isinstance(event, HandshakeEvent) and event.code in _ANSWERED:
@@ -205,6 +222,25 @@ class Recorder:
             if isinstance(event, DropEvent) and self._host.elapsed_s() - self._asked_at > ASK_AGAIN_S:
                 self._flush()
                 self._write_asked(Flag.NONE)
+
+    def _note_path(self, event: PathEvent) -> None:
+        """Keep what a replay cannot ask for: names of code, rules, settings."""
+        if event.where:
+            self._places[int(event.where, 16)] = self._source.describe(int(event.where, 16))
+        space = next((n for n in self._snapshot.namespaces if n.inode == event.netns), None)
+        if space is None:
+            return
+        known = self._firewalls.get(space.inode)
+        is_known = known is not None and blocked_by(event, known).is_known
+        elapsed = self._host.elapsed_s()
+        if event.hook and not is_known and elapsed - self._rules_at > ASK_AGAIN_S:
+            self._rules_at = elapsed
+            if (rules := self._ask.firewall(space)) is not None:
+                self._firewalls[space.inode] = rules
+                self._flush()
+                self._write_asked(Flag.NONE)
+        if names := settings_of(event):
+            self._sysctls.setdefault(space.inode, {}).update(self._ask.sysctls(space, names))
 
     def _ask_ways(self) -> None:
         self._asked_at = self._host.elapsed_s()
@@ -282,7 +318,10 @@ class Recorder:
     def _write_asked(self, flags: Flag) -> None:
         self._ask_ways()
         ways = tuple(AskedWay(ifname, netns, way) for (ifname, netns, _), way in self._ways.items())
-        self._output.write(Kind.ASKED, dumped(Asked(self._ask.load(), self._ask.claims(), ways)), flags)
+        asked = Asked(
+            self._ask.load(), self._ask.claims(), ways, self._places, self._firewalls, self._sysctls
+        )
+        self._output.write(Kind.ASKED, dumped(asked), flags)
 
     # -- files -----------------------------------------------------------------
 

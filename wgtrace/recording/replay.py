@@ -79,7 +79,9 @@ class Recording:
         return self._facts.kernel_reasons
 
     def describe(self, address: int) -> str:
-        """`wg_xmit+0x83` for an address in WireGuard."""
+        """`wg_xmit+0x83` for an address in the kernel."""
+        if address in self._asked.places:
+            return self._asked.places[address]
         if address not in self._described:
             self._described[address] = kernel.describe_address(self._facts.symbols, address)
         return self._described[address]
@@ -109,6 +111,11 @@ class Recording:
                 if count > before.limited.get(reason, 0)
             },
             self._counted.missed - before.missed,
+            {
+                number: count - before.path_limited.get(number, 0)
+                for number, count in self._counted.path_limited.items()
+                if count > before.path_limited.get(number, 0)
+            },
         )
 
     # -- the host ----------------------------------------------------------------
@@ -156,7 +163,17 @@ class Recording:
     @property
     def asked(self) -> HostFacts:
         """What rules ask the host for, as last written down."""
-        return HostFacts(self._way, lambda: self._asked.claims, lambda: self._asked.load)
+        return HostFacts(
+            self._way,
+            lambda: self._asked.claims,
+            lambda: self._asked.load,
+            lambda space: self._asked.firewalls.get(space.inode),
+            lambda space, names: {
+                name: value
+                for name, value in self._asked.sysctls.get(space.inode, {}).items()
+                if name in names
+            },
+        )
 
     def _way(self, device: Device, endpoint: IPAddress, _namespaces: Iterable[Namespace]) -> Way | None:
         """As asked then; None: it was not, or there is none."""

@@ -178,6 +178,44 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class NftChain:
+    """A chain of nft with its rules.
+
+    Attributes:
+        family: `inet`, `ip`, `ip6`, `netdev`, `bridge` or `arp`.
+        table_handle: No other table of the namespace ever has it.
+        hook: `input`, `forward` and so on of a base chain, else "".
+        priority: Of a base chain, as nft prints it.
+        policy: `accept` or `drop` of a base chain, else "".
+        rules: Their text by handle.
+    """
+
+    family: str
+    table: str
+    table_handle: int
+    name: str
+    hook: str = ""
+    priority: str = ""
+    policy: str = ""
+    rules: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """The rules of a network namespace.
+
+    Attributes:
+        chains: Of nft, iptables-nft's among them.
+        legacy: Tables that iptables-legacy has rules in, such as `filter`.
+        unreadable: Why nft's are not known, "": they are.
+    """
+
+    chains: tuple[NftChain, ...] = ()
+    legacy: tuple[str, ...] = ()
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
     """A network namespace.
 

@@ -29,6 +29,8 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_drop_event": wire.DropEventWire,
     "wgt_handshake_event": wire.HandshakeEventWire,
     "wgt_config_event": wire.ConfigEventWire,
+    "wgt_path_event": wire.PathEventWire,
+    "wgt_path_config": wire.PathConfigWire,
     "wgt_packet_event": wire.PacketEventWire,
     "wgt_total_key": wire.TotalKeyWire,
     "wgt_handshake_time_key": wire.HandshakeTimeKeyWire,
@@ -54,6 +56,9 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_handshake_code": ("WGT_", HandshakeCode),
     "wgt_loss": ("WGT_", wire.Loss),
     "wgt_site": ("WGT_SITE_", wire.Site),
+    "wgt_hook": ("WGT_HOOK_", wire.Hook),
+    "wgt_rule_found": ("WGT_RULE_", wire.RuleFound),
+    "wgt_path_rule": ("WGT_PATH_", wire.PathRule),
     "wgt_layer": ("WGT_", wire.Layer),
     "wgt_way": ("WGT_", wire.PacketWay),
     "wgt_flow_end": ("WGT_", wire.FlowEnd),
@@ -69,6 +74,9 @@ SIZES: Final = {
     "WGT_STAGES": wire.STAGES,
     "WGT_BUCKETS": wire.BUCKETS,
     "WGT_SLOWEST": wire.SLOWEST,
+    "WGT_PATH_REASONS": wire.PATH_REASONS,
+    "WGT_PATH_SUBSYSTEM_0": wire.PATH_SUBSYSTEM_0,
+    "WGT_QUIET_ENDS": wire.QUIET_ENDS,
 }
 
 

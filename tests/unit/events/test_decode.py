@@ -17,7 +17,7 @@ from records import flow4, record, total_key
 
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.decode import Decoder, device_of, handshake_time, kind_of, total
-from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
+from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
     DeviceRef,
@@ -28,8 +28,11 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTimes,
     HandshakeTotal,
+    NftPlace,
     Packet,
     PacketEvent,
+    PathEvent,
+    PathTotal,
     PeerRef,
     Tai64n,
 )
@@ -38,8 +41,10 @@ from wgtrace.events.wire import (
     EventKind,
     HandshakeTimeKeyWire,
     HandshakeTimeWire,
+    Hook,
     Layer,
     PacketWay,
+    TotalKeyWire,
 )
 
 KEY, OTHER = bytes(range(32)), bytes(range(100, 132))
@@ -126,6 +131,25 @@ FULL = {
         way=PacketWay.ARRIVED,
     ),
     EventKind.CONFIG: record(EventKind.CONFIG, pid=4242, comm=b"wg"),
+    EventKind.PATH: record(
+        EventKind.PATH,
+        device=DEVICE,
+        peer=PEER,
+        location=0x1C4,
+        table_handle=5,
+        rule_handle=12,
+        table=b"filter",
+        chain=b"in",
+        ifname=b"eth0",
+        netns=4026531840,
+        kernel_reason=2,
+        layer=2,
+        hook=2,
+        rule=1,
+        table_family=1,
+        message_type=4,
+        matched=1,
+    ),
 }
 
 
@@ -341,7 +365,7 @@ def test_a_length_beyond_the_record_is_refused(kind: EventKind) -> None:
         DECODER.event(bytes(whole))
 
 
-@pytest.mark.parametrize("unknown", [0, 4, 65_535])
+@pytest.mark.parametrize("unknown", [0, 5, 65_535])
 def test_an_unknown_kind_is_refused(unknown: int) -> None:
     """A kind that this version does not know is counted, not guessed."""
     whole = bytearray(FULL_DROP)
@@ -449,10 +473,48 @@ def test_keys_that_are_no_totals_are_refused(key: bytes) -> None:
 @pytest.mark.parametrize("kind", EventKind)
 def test_kind_and_interface_are_read_without_decoding(kind: EventKind) -> None:
     """As decoding has them; a record that is cut has no interface, one too short no kind."""
-    fields = {} if kind is EventKind.CONFIG else {"device": {"ifname": b"wg7", "netns": 4026531840}}
+    layer = {"layer": Layer.INNER} if kind is EventKind.PATH else {}
+    fields = {} if kind is EventKind.CONFIG else {**layer, "device": {"ifname": b"wg7", "netns": 4026531840}}
     data = record(kind, **fields)
 
     assert kind_of(data) == kind
     assert device_of(data) == (None if kind is EventKind.CONFIG else ("wg7", 4026531840))
     assert device_of(data[:39]) is None
     assert (kind_of(data[:15]), device_of(b"")) == (0, None)
+
+
+def test_a_drop_outside_of_wireguard() -> None:
+    """Which packet, which way, where, by which rule; the reason is the kernel's own."""
+    event = DECODER.event(FULL[EventKind.PATH])
+
+    assert isinstance(event, PathEvent)
+    assert event.reason == KernelReason(DECODER.kernel_reasons[2].lower(), Direction.RX)
+    assert event.reason.id == event.kernel_reason.lower()
+    assert (event.is_inner, event.hook, event.ifname, event.message_type) == (False, Hook.INPUT, "eth0", 4)
+    assert event.nft == NftPlace(1, "filter", 5, "in", 12)
+
+
+def test_without_a_rule_none_is_named() -> None:
+    """What the kernel left in the fields of a rule is not told if there is none."""
+    whole = record(EventKind.PATH, layer=1, outgoing=1, table=b"filter", rule_handle=12)
+    event = DECODER.event(whole)
+
+    assert isinstance(event, PathEvent)
+    assert (event.nft, event.reason.direction, event.is_inner) == (None, Direction.TX, True)
+
+
+def test_a_layer_that_there_is_not_is_refused() -> None:
+    """Neither the inner packet nor the datagram: these programs did not write it."""
+    with pytest.raises(UndecodableRecordError):
+        DECODER.event(record(EventKind.PATH, layer=3))
+
+
+def test_a_reason_of_a_subsystem_has_both_halves() -> None:
+    """A total's key has no room for 32 bits in one place."""
+    wire = TotalKeyWire(kind=EventKind.PATH, code=2, subsystem=3, layer=2, outgoing=1, sub_reason=6)
+    named = {3 << 16 | 2: "QDISC_DROP_OVERLIMIT"}
+    found = total(bytes(wire), 23, named)
+
+    assert isinstance(found, PathTotal)
+    assert (found.reason, found.count) == (KernelReason("qdisc_drop_overlimit", Direction.TX), 23)
+    assert (found.is_inner, found.family, found.public_key) == (False, 6, None)

@@ -27,7 +27,8 @@ from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 
 def row(point: Point, *args: str, module: str = "wireguard") -> Probe:
     """A row of the catalogue."""
-    return Probe("name", ("wg_xmit",), module, point, "drop.bpf.c", "handle_it", args, (), "tells", "without")
+    name = "kfree-skb" if "u32 reason" in args or CONTEXT in args else "consume-skb"
+    return Probe(name, ("wg_xmit",), module, point, "drop.bpf.c", "handle_it", args, (), "tells", "without")
 
 
 SKB, DEV = "struct sk_buff *skb", "struct net_device *dev"

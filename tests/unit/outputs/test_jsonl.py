@@ -33,7 +33,8 @@ from wgtrace.diagnosis.explain import SLUGS
 from wgtrace.diagnosis.finding import Confidence, Severity
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.types import HandshakeTotal, Losses, PeerRef, Tai64n
-from wgtrace.outputs.fields import DETAIL
+from wgtrace.events.wire import Hook
+from wgtrace.outputs.fields import DETAIL, OUTSIDE
 from wgtrace.outputs.jsonl import JsonLinesSink, json_schema
 from wgtrace.outputs.probes import probes_json
 from wgtrace.probes.types import Mechanism
@@ -106,7 +107,8 @@ def test_schema_agrees_on_the_smaller_enums() -> None:
     assert finding["severity"]["enum"] == [s.value for s in Severity]
     assert finding["confidence"]["enum"] == [c.value for c in Confidence]
     assert SCHEMA["$defs"]["attached"]["properties"]["mechanism"]["enum"] == [m.value for m in Mechanism]
-    assert list(SCHEMA["$defs"]["detail"]["properties"]) == list(DETAIL)
+    assert list(SCHEMA["$defs"]["detail"]["properties"]) == [*DETAIL, *OUTSIDE]
+    assert SCHEMA["$defs"]["hook"]["enum"] == [*(h.name.lower() for h in Hook if h), None]
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -132,6 +134,7 @@ def test_a_drop_line_is_as_the_contract_has_it() -> None:
         "reason": "src_not_allowed",
         "sub_reason": "owned_by_nobody",
         "layer": "wireguard",
+        "packet": None,
         "where": "wg_packet_rx_poll+0x1c4",
         "kernel_reason": None,
         "peer": {"public_key": BERLIN, "endpoint": "203.0.113.9:51820", "name": "berlin"},
@@ -243,6 +246,9 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
                 "direction": "rx",
                 "reason": "src_not_allowed",
                 "sub_reason": "owned_by_nobody",
+                "layer": "wireguard",
+                "packet": None,
+                "hook": None,
                 "peer": {"public_key": BERLIN, "name": "berlin"},
                 "count": 23,
             },
@@ -252,6 +258,9 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
                 "direction": "handshake",
                 "reason": "invalid_mac1",
                 "sub_reason": None,
+                "layer": "wireguard",
+                "packet": None,
+                "hook": None,
                 "peer": None,
                 "count": 5,
             },

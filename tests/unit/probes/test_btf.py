@@ -191,6 +191,31 @@ def test_fields_are_found_through_anonymous_members(kernel: Btf, field: str) -> 
     assert kernel.has_field("device", field)
 
 
+def test_where_a_field_is(kernel: Btf) -> None:
+    """In bytes from the begin of the struct that is asked, also where it is deep in anonymous members."""
+    assert [kernel.offset_of("device", field) for field in ("ifindex", "mtu", "size", "either")] == [
+        0,
+        4,
+        4,
+        8,
+    ]
+    assert kernel.offset_of("device", "number") is None
+    assert kernel.offset_of("no_such_struct", "ifindex") is None
+
+
+def test_where_a_bitfield_is(compiled: Callable[[str], Path]) -> None:
+    """The byte that it begins in, whatever the size of its neighbours."""
+    text = "struct table { long handle; short family: 6, flags: 8; int use; } used;\n"
+
+    found = Btf(compiled(text))
+    assert [found.offset_of("table", field) for field in ("handle", "family", "flags", "use")] == [
+        0,
+        8,
+        8,
+        12,
+    ]
+
+
 def test_fields_that_are_not_there(kernel: Btf) -> None:
     """A field of a named member is not the struct's own, and an unknown struct has none."""
     assert not kernel.has_field("device", "number")

@@ -13,7 +13,7 @@ import pytest
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
-from wgtrace.probes.catalogue import CATALOGUE, PACKETS
+from wgtrace.probes.catalogue import CATALOGUE, PACKETS, PATH
 from wgtrace.probes.latency import LATENCY
 from wgtrace.probes.story import HANDSHAKES, STORY, TOP
 from wgtrace.probes.types import Point, Probe
@@ -66,7 +66,7 @@ def test_a_row_is_whole(probe: Probe) -> None:
 @pytest.mark.parametrize("probe", [row for row in ROWS if row not in LATENCY], ids=_by_name)
 def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
-    known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode}
+    known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode} | {PATH}
     known |= {f"packet_{way.name.lower()}" for way in PacketWay}
 
     assert set(probe.gives) <= known
@@ -80,7 +80,8 @@ def test_a_row_gives_known_ids(probe: Probe) -> None:
 )
 def test_rows_are_unique(catalogue: Sequence[Probe]) -> None:
     """Neither a name nor an attach point comes twice: programs are called after them."""
-    points = Counter((target, probe.point) for probe in catalogue for target in probe.targets)
+    functions = [probe for probe in catalogue if probe.point is not Point.TRACEPOINT]
+    points = Counter((target, probe.point) for probe in functions for target in probe.targets)
 
     assert max(Counter(probe.name for probe in catalogue).values()) == 1
     assert max(points.values()) == 1

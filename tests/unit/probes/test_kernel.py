@@ -9,11 +9,13 @@ import pytest
 
 from wgtrace.errors import UnsupportedError
 from wgtrace.probes.kernel import (
+    Places,
     Symbol,
     TextRange,
     address_of,
     describe_address,
     function_range,
+    function_ranges,
     module_symbols,
     text_ranges,
 )
@@ -197,3 +199,27 @@ def test_the_range_of_a_function_of_the_kernel(tmp_path: Path) -> None:
     assert function_range(("kfree_skb_list", "kfree_skb_list_reason"), path) == expected
     assert function_range(("next",), path) is None
     assert function_range(("next_one",), path) is None  # where it ends is not known
+
+
+def test_the_ranges_of_several_functions(tmp_path: Path) -> None:
+    """Those that are there, in the order that they were asked for."""
+    path = kallsyms(tmp_path, LISTED)
+
+    found = function_ranges(("kfree_skb_list_reason", "nobody", "kfree_skb_list_reason_not"), path)
+    assert [place.function for place in found] == ["kfree_skb_list_reason", "kfree_skb_list_reason_not"]
+
+
+def test_places_anywhere_in_the_kernel(tmp_path: Path) -> None:
+    """Code of the kernel, of a module by its own symbols, and what is neither."""
+    lines = [f"{0xFFFFFFFF81000000 + n * 0x40:x} T function_{n}" for n in range(4001)]
+    lines += [f"{BASE + 0x100:x} t nft_do_chain\t[nf_tables]", f"{BASE:x} t nft_other\t[nf_tables]"]
+    modules = tmp_path / "modules"
+    modules.write_text(f"nf_tables 8192 1 - Live {BASE:#x}\nx 4096 0 - Live {BASE + 8192:#x}\n")
+    places = Places(kallsyms(tmp_path, "\n".join(lines) + "\n"), modules)
+
+    for number in (1, 2, 1999, 3998):
+        at = 0xFFFFFFFF81000000 + number * 0x40
+        assert places.describe(at) == f"function_{number}+0x0"
+        assert places.describe(at + 0x3F) == f"function_{number}+0x3f"
+    assert places.describe(BASE + 0x1C4) == "nft_do_chain+0xc4"
+    assert places.describe(0x10) == "0x10"

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence, Sighting
-from wgtrace.diagnosis.rules.build import allow, allowed, finding, host, is_noise, times, unseen
+from wgtrace.diagnosis.rules.build import allow, allowed, finding, host, times, unseen
 from wgtrace.diagnosis.rules.moved import refused_by_move
-from wgtrace.diagnosis.words import listing
+from wgtrace.diagnosis.words import is_noise, listing
 from wgtrace.events.reasons import Reason, SubReason
 from wgtrace.events.types import IPAddress
 from wgtrace.state.types import IPNetwork, Peer

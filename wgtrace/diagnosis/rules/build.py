@@ -119,12 +119,6 @@ def places(seen: Iterable[Sighting]) -> str:
     return listing(list(dict.fromkeys(str(Endpoint(o.saddr, o.sport)) for o in flows if o)))
 
 
-def is_noise(addr: IPAddress) -> bool:
-    """Whether an address is one that hosts use by themselves and tunnels seldom carry."""
-    limited_broadcast = addr.version == 4 and addr.packed == b"\xff" * 4
-    return addr.is_multicast or addr.is_link_local or addr.is_unspecified or limited_broadcast
-
-
 def waiting(evidence: InterfaceEvidence, key: str) -> list[str]:
     """Packets to this peer that were lost waiting for the session that never came."""
     return [
