@@ -68,9 +68,11 @@ class Around:
         found = blocked_by(event, firewall)
         if space is None or found.is_known:
             return found
-        # Rules that are new, or were made anew: asked at once for each kind of drop, then now and then.
+        # Rules that are new, or were made anew: asked at once for each kind of drop, then now and then;
+        # sooner where what was read has nothing that can have done it, as that is not how it is now.
         kind = (event.netns, event.nft or (event.hook, event.found, event.flow and event.flow.family))
-        is_old = self._elapsed_s() - asked_s >= (ASK_AGAIN_S if event.nft else _CANDIDATES_S)
+        is_wrong = event.nft is not None or found == Blocked()
+        is_old = self._elapsed_s() - asked_s >= (ASK_AGAIN_S if is_wrong else _CANDIDATES_S)
         if kind in self._asked and not is_old:
             return found
         if len(self._asked) >= _MOST_KINDS:

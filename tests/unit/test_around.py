@@ -91,6 +91,19 @@ def test_a_policy_is_found_after_the_rules_changed() -> None:
     assert "the policy of chain in" in host.seen(replace(BY_RULE, nft=None, found=RuleFound.NONE)).why
 
 
+def test_rules_with_nothing_that_drops_are_read_again() -> None:
+    """A second later they may be those that did it; candidates are believed for longer."""
+    host = Host()
+    by_policy = replace(BY_RULE, nft=None, found=RuleFound.NONE)
+    assert host.seen(by_policy).why.endswith("the firewall")
+    host.chains = (POLICY,)
+    assert host.seen(by_policy).why.endswith("the firewall")
+
+    host.now_s += 1.5
+    assert "the policy of chain in" in host.seen(by_policy).why
+    assert host.asked == 2
+
+
 def test_settings_decide_about_forwarding() -> None:
     """They are read where the packet died, for the device that it was at."""
     host = Host()
