@@ -299,9 +299,10 @@ enum wgt_hook {
 
 /* How sure it is which nft rule dropped a packet. */
 enum wgt_rule_found {
-	WGT_RULE_NONE = 0,	/* no rule: a policy, or no part of nft at all */
+	WGT_RULE_NONE = 0,	/* rules are not followed here */
 	WGT_RULE_EXACT = 1,	/* the one that table, chain and handle name */
-	WGT_RULE_SOMEWHERE = 2, /* a rule of nft, but it is not known which */
+	WGT_RULE_SOMEWHERE = 2, /* one that says `drop` or `reject`, but it is not known which */
+	WGT_RULE_IMPLICIT = 3,	/* none of these: a policy, a verdict map, or no part of nft at all */
 };
 
 /* Kind WGT_EVENT_PATH: a packet of a tunnel was dropped, and not by WireGuard. */
@@ -492,8 +493,6 @@ enum wgt_path_rule {
  * module may be loaded long after the programs; until then all of it is 0.
  */
 struct wgt_path_config {
-	__u64 nft_start; /* code of nf_tables that drops: nft_do_chain() */
-	__u64 nft_end;
 	__u64 net_id; /* address of nf_tables' number in net->gen */
 	__u16 pkt_skb;
 	__u16 pkt_state;
@@ -605,7 +604,7 @@ _Static_assert(sizeof(struct wgt_config_event) == 40,
 	       "also change ConfigEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_path_event) == 320,
 	       "also change PathEventWire and, if not appended, WGT_ABI");
-_Static_assert(sizeof(struct wgt_path_config) == 192, "also change PathConfigWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_path_config) == 176, "also change PathConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_packet_event) == 168,
 	       "also change PacketEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");

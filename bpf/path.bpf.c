@@ -466,10 +466,10 @@ static __always_inline int handle_path(struct sk_buff *skb, u64 location, u32 ke
 			e->hook = verdict.hook ? verdict.hook : hook_of(e, &lost);
 			FORGET(verdict);
 			FORGET(dev);
+			if (settings->verdict_code)
+				e->rule = verdict.expr ? WGT_RULE_SOMEWHERE : WGT_RULE_IMPLICIT;
 			if (verdict.expr)
 				find_rule(e, settings, READ(dev->nd_net.net), verdict.expr);
-			if (!e->rule && location >= settings->nft_start && location < settings->nft_end)
-				e->rule = WGT_RULE_SOMEWHERE;
 		}
 	}
 	if (e->layer == WGT_INNER) {

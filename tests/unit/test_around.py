@@ -88,13 +88,13 @@ def test_a_policy_is_found_after_the_rules_changed() -> None:
     host.seen(BY_RULE)
     host.chains = (POLICY,)
 
-    assert "the policy of chain in" in host.seen(replace(BY_RULE, nft=None, found=RuleFound.NONE)).why
+    assert "the policy of chain in" in host.seen(replace(BY_RULE, nft=None, found=RuleFound.IMPLICIT)).why
 
 
 def test_rules_with_nothing_that_drops_are_read_again() -> None:
     """A second later they may be those that did it; candidates are believed for longer."""
     host = Host()
-    by_policy = replace(BY_RULE, nft=None, found=RuleFound.NONE)
+    by_policy = replace(BY_RULE, nft=None, found=RuleFound.IMPLICIT)
     assert host.seen(by_policy).why.endswith("the firewall")
     host.chains = (POLICY,)
     assert host.seen(by_policy).why.endswith("the firewall")

@@ -14,7 +14,9 @@ from wgtrace.state.types import Firewall, NftChain
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 """NFPROTO numbers as nft(8) writes them."""
-_REFUSES: Final = re.compile(r"\b(reject|vmap|synproxy|queue|xt target)\b|\bdrop\b")
+# By a statement, which the kernel names; and by what it does not.
+_SAYS_SO: Final = re.compile(r"(?<!: )\b(?:drop|reject)\b")
+_IMPLIES: Final = re.compile(r'\b(?:vmap|synproxy|queue)\b|xt target "(?:REJECT|NFQUEUE|SYNPROXY)"')
 _WG_QUICK: Final = "wg-quick-"
 
 
@@ -84,22 +86,25 @@ def blocked_by(event: PathEvent, firewall: Firewall | None) -> Blocked:
         )
         return Blocked(family, place.table, place.chain, place.handle, text, is_exact=True)
     here = _reached(chains, event)
-    if event.found is RuleFound.SOMEWHERE:
-        found = [
+    found: list[Blocked] = []
+    legacy: tuple[str, ...] = ()
+    for refuses, is_possible in (
+        (_SAYS_SO, event.found is not RuleFound.IMPLICIT),
+        (_IMPLIES, event.found is not RuleFound.SOMEWHERE),
+    ):
+        found += [
             Blocked(c.family, c.table, c.name, handle, text)
             for c in here
             for handle, text in c.rules.items()
-            if _REFUSES.search(text)
+            if is_possible and refuses.search(text)
         ]
-    else:
-        found = [Blocked(c.family, c.table, c.name) for c in here if c.hook and c.policy == "drop"]
-    legacy = tuple(f"iptables-legacy's table {name}" for name in (firewall.legacy if firewall else ()))
-    if event.found is RuleFound.SOMEWHERE:
-        legacy = ()
+    if event.found is not RuleFound.SOMEWHERE:
+        found += [Blocked(c.family, c.table, c.name) for c in here if c.hook and c.policy == "drop"]
+        legacy = tuple(f"iptables-legacy's table {name}" for name in (firewall.legacy if firewall else ()))
     if len(found) == 1 and not legacy:
         one = found[0]
-        # A policy is the only thing of nft that drops without a rule.
-        sure = one.is_policy and not (firewall and firewall.unreadable)
+        # Where every `drop` and `reject` is followed, the only policy is all that is left.
+        sure = one.is_policy and event.found is RuleFound.IMPLICIT
         return Blocked(one.family, one.table, one.chain, one.handle, one.text, is_exact=sure)
     return Blocked(others=(*map(_name, found), *legacy))
 

@@ -112,6 +112,7 @@ class RuleFound(enum.IntEnum):
     NONE = 0
     EXACT = 1
     SOMEWHERE = 2
+    IMPLICIT = 3
 
 
 class PathRule(enum.IntEnum):
@@ -549,13 +550,9 @@ class PublicKeyWire(ctypes.Structure):
 class PathConfigWire(ctypes.Structure):
     """`struct wgt_path_config`."""
 
-    nft_start: int
-    nft_end: int
     net_id: int
     quiet: ctypes.Array[c_uint64]
     _fields_ = [
-        ("nft_start", c_uint64),
-        ("nft_end", c_uint64),
         ("net_id", c_uint64),
         *[(name, c_uint16) for name in NFT_OFFSETS],
         ("pad", c_uint16 * 4),

@@ -18,7 +18,7 @@ from wgtrace.events.wire import (
     PathRule,
 )
 from wgtrace.probes.btf import Btf
-from wgtrace.probes.kernel import Symbol, TextRange, address_of, text_ranges
+from wgtrace.probes.kernel import Symbol, TextRange, address_of
 
 _SUBSYSTEM: Final = 1 << 16
 _PREFIXES: Final = ("SKB_DROP_REASON_", "SKB_")
@@ -99,11 +99,9 @@ def path_config(
     if nft is None:
         return wire
     symbols = tuple(nft_symbols)
-    code = max(text_ranges(symbols, ("nft_do_chain",)), key=lambda r: r.end - r.start, default=None)
     wire.net_id = address_of(symbols, "nf_tables_net_id")
-    if code is None or not wire.net_id:
-        raise UnsupportedError("nf_tables is another one than is known", "it lacks nft_do_chain()")
-    wire.nft_start, wire.nft_end = code.start, code.end
+    if not wire.net_id:
+        raise UnsupportedError("nf_tables is another one than is known", "it lacks nf_tables_net_id")
     for field, (struct, member) in NFT_OFFSETS.items():
         offset = nft.offset_of(struct, member)
         if offset is None:

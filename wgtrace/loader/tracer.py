@@ -241,10 +241,10 @@ class Tracer:
             self._late_modules[at] = number
             because = self._plan.because(program)
             try:
-                if module == NF_TABLES:
-                    self._find_nft()
                 maps = [each.fd for each in self._maps.values()]
                 self._attach_once(program, self._plan.mechanism(program), with_maps(code, maps))
+                if module == NF_TABLES:  # from now on a drop without a statement is known to be one
+                    self._find_nft()
             except RefusedError as exc:
                 self._statuses[at] = replace(self._status(program, str(exc)), mechanism=None, do=_advice())
             except UnsupportedError as exc:

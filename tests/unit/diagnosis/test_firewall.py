@@ -16,7 +16,8 @@ from wgtrace.state.types import Firewall, NftChain
 IN = NftChain("inet", "fw", 5, "in", "input", "filter", "accept", {4: "udp dport 9 drop", 7: "jump deep"})
 DEEP = NftChain("inet", "fw", 5, "deep", rules={6: "reject with icmpx port-unreachable"})
 POLICY = NftChain("ip", "filter", 2, "INPUT", "input", "filter", "drop")
-INSIDE = path_drop("netfilter_drop", BERLIN, inner=flow("10.9.7.7", "10.9.0.1", 17), hook=Hook.INPUT)
+UNFOLLOWED = path_drop("netfilter_drop", BERLIN, inner=flow("10.9.7.7", "10.9.0.1", 17), hook=Hook.INPUT)
+INSIDE = replace(UNFOLLOWED, found=RuleFound.IMPLICIT)
 BY_RULE = replace(INSIDE, found=RuleFound.EXACT, nft=NftPlace(1, "fw", 5, "in", 4))
 
 
@@ -39,9 +40,25 @@ def test_a_rule_of_a_table_made_anew_is_not_taken_for_it() -> None:
 
 
 def test_the_only_policy_is_exact() -> None:
-    """No rule is named: then it was a policy, and there is one at that hook for that family."""
+    """No statement did it: then it was a policy, and there is one at that hook for that family."""
     assert str(blocked_by(INSIDE, Firewall((IN, POLICY)))) == "the policy of chain INPUT of table ip filter"
     assert blocked_by(INSIDE, Firewall((IN, POLICY))).is_exact
+
+
+def test_without_the_probe_a_policy_is_a_candidate() -> None:
+    """Where nobody follows the statements, it can have been one of them just as well."""
+    assert not blocked_by(UNFOLLOWED, Firewall((POLICY,))).is_exact
+    assert len(blocked_by(UNFOLLOWED, Firewall((IN, POLICY))).others) == 2
+
+
+def test_a_verdict_map_and_a_policy() -> None:
+    """The kernel names neither; a map that holds `drop` is no statement."""
+    by_map = replace(IN, rules={4: "udp dport vmap { 9 : drop, 10 : accept }", 7: "udp dport 1 drop"})
+    blocked = blocked_by(INSIDE, Firewall((by_map,)))
+
+    assert (blocked.handle, blocked.is_exact) == (4, False)
+    assert len(blocked_by(INSIDE, Firewall((by_map, POLICY))).others) == 2
+    assert blocked_by(replace(INSIDE, found=RuleFound.SOMEWHERE), Firewall((by_map, POLICY))).handle == 7
 
 
 @pytest.mark.parametrize(

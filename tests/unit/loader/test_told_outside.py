@@ -66,7 +66,7 @@ def test_without_nf_tables() -> None:
     """Only the functions that free copies are told."""
     wire = path_config(quiet=[TextRange("packet_rcv", 16, 32)])
 
-    assert (wire.nft_start, wire.verdict_code, list(wire.quiet)[:3]) == (0, 0, [16, 32, 0])
+    assert (wire.net_id, wire.verdict_code, list(wire.quiet)[:3]) == (0, 0, [16, 32, 0])
 
 
 def test_an_nf_tables_that_is_not_known() -> None:
