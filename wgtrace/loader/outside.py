@@ -51,6 +51,14 @@ def slot_of(reason: int) -> int:
     return reason if reason < PATH_SUBSYSTEM_0 else 0
 
 
+def firsts(reasons: Iterable[int]) -> dict[int, int]:
+    """Each slot of them with its reason; the first one of a subsystem, whose reasons share one."""
+    found: dict[int, int] = {}
+    for number in sorted(reasons):
+        found.setdefault(slot_of(number), number)
+    return found
+
+
 def path_rules(names: Mapping[int, str], wanted: Filter) -> dict[int, int]:
     """The entries of `path_reasons`.
 

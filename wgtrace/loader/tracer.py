@@ -139,6 +139,7 @@ class Tracer:
         build = build or Build(running_kernel(catalogue, settings.snaplen, settings.devices))
         self._settings = settings
         self._plan = build.plan
+        self._kernel_reasons = outside.kernel_reasons(self._plan.vmlinux)
         self._records: deque[bytes] = deque()
         self._fds: list[int] = []
         self._counted: list[int] = []
@@ -178,7 +179,7 @@ class Tracer:
     @property
     def kernel_reasons(self) -> dict[int, str]:
         """`enum skb_drop_reason` of the running kernel, without its prefix."""
-        return outside.kernel_reasons(self._plan.vmlinux)
+        return self._kernel_reasons
 
     @property
     def symbols(self) -> tuple[kernel.Symbol, ...]:
@@ -411,8 +412,10 @@ class Tracer:
     def _path_limited(self) -> dict[int, int]:
         limited: dict[int, int] = {}
         streams = self._maps.get("path_streams")
-        for number in self.kernel_reasons if streams else ():
-            values = streams.values(_slot(outside.slot_of(number)))  # type: ignore[union-attr]
+        if streams is None:
+            return limited
+        for slot, number in outside.firsts(self._kernel_reasons).items():
+            values = streams.values(_slot(slot))
             if count := sum(StreamWire.from_buffer_copy(value).limited for value in values):
                 limited[number] = count
         return limited

@@ -9,7 +9,7 @@ from wgtrace.errors import UnsupportedError
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import Direction, Reason
 from wgtrace.events.wire import PATH_SUBSYSTEM_0, PathRule
-from wgtrace.loader.outside import path_config, path_rules, slot_of
+from wgtrace.loader.outside import firsts, path_config, path_rules, slot_of
 from wgtrace.probes.kernel import Symbol, TextRange
 
 NAMES = {
@@ -60,6 +60,11 @@ def test_a_reason_of_a_subsystem_keeps_its_slot_open() -> None:
     """Which of them it is, is looked at again where they have names."""
     rules = path_rules(NAMES, Filter(kernel_reasons=frozenset({"qdisc_drop_overlimit"})))
     assert [slot for slot, rule in rules.items() if not rule & HIDDEN] == [PATH_SUBSYSTEM_0 + 3]
+
+
+def test_what_is_counted_for_a_subsystem_is_told_once() -> None:
+    """Its reasons share a slot: under the first of them."""
+    assert firsts([2, 7, 3 << 16 | 1, 3 << 16]) == {2: 2, 7: 7, PATH_SUBSYSTEM_0 + 3: 3 << 16}
 
 
 def test_without_nf_tables() -> None:
