@@ -14,8 +14,6 @@ from tracer import Line, Report, Tracer
 
 from wgtrace.lab.topology import Host, two_hosts, two_hosts_and_router
 
-pytestmark = pytest.mark.soak  # not seen to pass on every kernel yet
-
 N = 23
 _BEHIND = "172.30.0.0/16"  # what host b forwards to
 _AWAY = "172.31.7.1"  # an address of host a that host b has another way to
@@ -92,6 +90,7 @@ def _cure(finding: Line, program: str) -> None:
     assert done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
 
 
+@pytest.mark.soak  # minutes on an emulated machine
 def test_every_place_of_the_firewall(tracer: Tracer, ifname: str) -> None:
     """23 packets die in each of eleven places: each is told with its rule, handle and peer, and no other."""
     with two_hosts(ifname=ifname, ports=(5151, 5252)) as net:
