@@ -76,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """What no kernel changes is run once for each Debian release, what takes long by `-m soak` only."""
     config.addinivalue_line("markers", "soak: not part of `make test`")
     config.addinivalue_line("markers", "userland: about user space, the same on each kernel of a release")
+    config.addinivalue_line("markers", "once: about user space, the same on every kernel and release")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -143,7 +143,7 @@ def test_probes(net: Network) -> None:
     assert {probe["mechanism"] for probe in probes} <= known
 
 
-@pytest.mark.userland
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -162,7 +162,7 @@ def test_what_does_not_exist(net: Network, arguments: list[str], status: int, sa
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_not_root(net: Network) -> None:
     """Without root: exit status 3, and how to get it."""
     done = subprocess.run(

@@ -157,7 +157,7 @@ def test_packets_and_filters(runs: Runs, ifname: str, packets_out: Path) -> None
     runs.file.with_suffix(".json").write_text(json.dumps(runs.writer.lines))
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_a_full_disk(small: Path, ifname: str, tmp_path: Path) -> None:
     """A run whose file fills the disk ends by itself, with its summary and status 4; the file is whole."""
     full = Tracer(["--all", "-w", str(small), "--snaplen", "1400"], tmp_path / "ready")

@@ -119,7 +119,7 @@ def _counted(tracer: Attached, ifname: str) -> dict[Reason, int]:
     return sums
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> None:
     """What belongs to no session, at an interface beyond those: counted without it, and said to be so."""
     with contextlib.ExitStack() as networks:
@@ -136,7 +136,7 @@ def test_more_interfaces_than_are_searched(cramped: Attached, ifname: str) -> No
         assert _counted(cramped, ifname) == {}
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_a_table_of_totals_that_is_full(cramped: Attached, ifname: str) -> None:
     """More kinds of drops than the table has room for: what did not fit is counted, none is lost."""
     with two_hosts(ifname=ifname) as net:

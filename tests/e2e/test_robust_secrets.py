@@ -18,7 +18,7 @@ from tracer import START_S
 
 from wgtrace.lab.topology import Network, two_hosts
 
-pytestmark = pytest.mark.userland
+pytestmark = pytest.mark.once
 
 PIECE = 8
 GARBAGE = b"\x09\x00\x00\x00" + bytes(60)

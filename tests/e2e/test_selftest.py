@@ -137,7 +137,7 @@ def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
     remove_leftovers()
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_stopped_and_killed(start: Callable[[], subprocess.Popen[str]]) -> None:
     """Ctrl-C and SIGTERM leave nothing; what kill -9 leaves goes with the next run, the living stay."""
     before, kprobes, spaces = bpf_objects(), kprobe_events(), _netns()
@@ -168,7 +168,7 @@ def test_stopped_and_killed(start: Callable[[], subprocess.Popen[str]]) -> None:
     assert kprobe_events() == kprobes
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_clean_removes_what_the_dead_left() -> None:
     """--clean alone removes the namespaces of a run that was killed, and says which."""
     spaces = _netns()
@@ -199,7 +199,7 @@ def test_a_probe_that_is_missing() -> None:
     assert [row["seen"] for row in rows if row["reason"] == "bad_header" and row["sent"]] == [23, 23, 23]
 
 
-@pytest.mark.userland
+@pytest.mark.once
 def test_tools_that_are_missing() -> None:
     """Without ip and wg: exit status 3, and what to install."""
     command = [sys.executable, "-m", "wgtrace", "selftest"]

@@ -63,6 +63,7 @@ def test_a_later_start_does_not_compile(tracer: Tracer, net: Network, tmp_path: 
     assert (bpf_objects(), kprobe_events()) == (before, kprobes)
 
 
+@pytest.mark.once
 def test_killed_while_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left of a first start that was killed: no BPF object, no file, no half of an entry."""
     scratch, cache = tmp_path / "scratch", tmp_path / "cache"
