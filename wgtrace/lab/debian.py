@@ -14,7 +14,10 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import tomllib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wgtrace.errors import LabError, UsageError
@@ -95,17 +98,15 @@ def kernel(name: str) -> Kernel:
     matrix = kernels()
     if name in matrix:
         return matrix[name]
-    numbered = [row for row in matrix if row[0].isdigit()]
-    series = next((row for row in numbered if re.fullmatch(rf"{re.escape(row)}\.\d+(-\d+)?", name)), None)
-    if series is None:
+    if not (version := re.fullmatch(r"(\d+\.\d+)\.\d+(-\d+)?", name)):
         raise UsageError(
             f"no kernel is called {name}",
-            do=f"choose one of {', '.join(matrix)}, or a version of one, such as 6.1.176",
+            do=f"choose one of {', '.join(matrix)}, or a version that Debian has, such as 6.1.176",
         )
-    base = matrix[series]
-    # apt takes the newest that fits: 6.1.176-1 for 6.1.176.
-    version = name if "-" in name else f"{name}-*"
-    return dataclasses.replace(base, name=name, kernel=f"{base.kernel}={version}")
+    base = matrix.get(version[1], matrix["latest"])  # whose userland it is booted with
+    return dataclasses.replace(
+        base, name=name, kernel=f"{base.kernel}={name}{'' if version[2] else '-*'}", backports=False
+    )
 
 
 def userland_image(release: str) -> Image:
@@ -130,19 +131,14 @@ def kernel_image(kernel: Kernel) -> Image:
 
     def build(target: Path) -> None:
         tree = target / "tree.tar"
-        options = ["--variant=extract", f"--include={kernel.kernel},busybox-static"]
+        package, release, backports = kernel.kernel, kernel.release, kernel.backports
+        if "=" in package:
+            found = packages_of(kernel, archived())
+            package, release, backports = f"{found.name}={found.version}", found.release, True
+        options = ["--variant=extract", f"--include={package},busybox-static"]
         if kernel.backports:
             options.append(f'--aptopt=APT::Default-Release "{kernel.release}-backports"')
-        try:
-            debootstrap(options, kernel.release, backports=kernel.backports, output=tree)
-        except LabError as exc:
-            if "=" not in kernel.kernel:
-                raise
-            raise LabError(
-                f"Debian's archive gives no kernel {kernel.name}",
-                f"it has a few versions of each at a time\n{exc.because}".strip(),
-                f"apt-cache madison {kernel.kernel.partition('=')[0]}, on {kernel.debian}, lists them",
-            ) from exc
+        debootstrap(options, release, backports=backports, output=tree)
         root = target / "root"
         version = _unpack_kernel(tree, root)
         tree.unlink()
@@ -159,16 +155,95 @@ def kernel_image(kernel: Kernel) -> Image:
     return Image(f"kernel-{kernel.name}", recipe, build, cache_bytes=400 << 20, scratch_bytes=400 << 20)
 
 
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A kernel in Debian's archive.
+
+    Args:
+        version: Of the package, such as 6.12.73-1~bpo12+1.
+        release: The release that it is for, in any of its suites.
+    """
+
+    name: str
+    version: str
+    release: str
+
+
+def archived() -> list[Package]:
+    """Every kernel image that Debian's archive has for the releases of the matrix, also superseded ones.
+
+    A release keeps the packages of former versions for a while, under names of their own.
+    """
+    releases = list(dict.fromkeys(row.release for row in kernels().values()))
+    with tempfile.TemporaryDirectory(prefix="wgtrace-apt-", dir=scratch_dir()) as directory:
+        here = Path(directory)
+        (here / "lists/partial").mkdir(parents=True)
+        sources = [line for release in releases for line in suites(release, backports=True)]
+        (here / "sources.list").write_text(
+            "".join(f"{line.replace('deb ', f'deb [signed-by={_KEYRING}] ')}\n" for line in sources)
+        )
+        (here / "apt.conf").write_text(
+            f'Dir::Etc::sourcelist "{here}/sources.list"; Dir::Etc::sourceparts "-";\n'
+            f'Dir::State::lists "{here}/lists"; Dir::Cache "{here}"; Acquire::Languages "none";\n'
+            'APT::Sandbox::User "";\n'
+        )
+        env = {**os.environ, "APT_CONFIG": str(here / "apt.conf")}
+        _run(["apt-get", "--quiet=2", "update"], env=env)
+        names = _run(["apt-cache", "pkgnames", "linux-image-"], env=env).split()
+        listing = _run(["apt-cache", "madison", *names], env=env)
+    found = []
+    for line in listing.splitlines():
+        name, version, origin = (part.strip() for part in line.split("|"))
+        suite = origin.split()[1].partition("/")[0]
+        found.append(Package(name, version, suite.partition("-")[0]))
+    return found
+
+
+def packages_of(kernel: Kernel, there: Sequence[Package]) -> Package:
+    """The package of a kernel that is named by its version.
+
+    Args:
+        there: As `archived` gives them.
+
+    Raises:
+        LabError: The archive has none of that version; its versions of that kernel are told.
+    """
+    flavour, _, wanted = kernel.kernel.partition("=")
+    ending = flavour.removeprefix("linux-image")
+    images = [each for each in there if each.name.endswith(ending) and each.name != flavour]
+    fitting = [p for p in images if any(fnmatchcase(p.version, w) for w in (wanted, f"{wanted}~*"))]
+    if not fitting:
+        series = ".".join(kernel.name.split(".")[:2])
+        has = {p.version.partition("-")[0] for p in images if p.version.startswith(f"{series}.")}
+        listed = ", ".join(sorted(has, key=_numbers)) or "none"
+        raise LabError(
+            f"Debian's archive gives no kernel {kernel.name}",
+            f"of {series} it has: {listed}",
+            "name one of these; Debian keeps a version for some months",
+        )
+    return max(fitting, key=lambda p: (p.release == kernel.release, _numbers(p.version)))
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def suites(release: str, *, backports: bool) -> list[str]:
+    """Lines of sources.list for a release, from where this machine gets its own."""
+    archive, security = debian_archives()
+    lines = [f"deb {archive} {release} main"]
+    if security:
+        lines.append(f"deb {security} {release}-security main")
+    if backports:
+        lines.append(f"deb {archive} {release}-backports main")
+    return lines
+
+
 def debootstrap(options: list[str], release: str, backports: bool, output: Path) -> None:
     """Have mmdebstrap make a tar archive of a Debian tree."""
-    archive, security = debian_archives()
-    suites = [f"deb {archive} {release} main"]
-    if security:
-        suites.append(f"deb {security} {release}-security main")
-    if backports:
-        suites.append(f"deb {archive} {release}-backports main")
     command = ["mmdebstrap", "--quiet", "--format=tar", f"--keyring={_KEYRING}"]
-    command += ['--aptopt=APT::Install-Recommends "false"', *options, release, str(output), *suites]
+    command += ['--aptopt=APT::Install-Recommends "false"', *options, release, str(output)]
+    command += suites(release, backports=backports)
     _run(command, env={**os.environ, "TMPDIR": str(scratch_dir())})
 
 

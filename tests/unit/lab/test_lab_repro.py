@@ -106,17 +106,19 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
         list(repro(tmp_path / "gone", ["6.1"], 1, tmp_path, print, None, Guest()))
 
 
-@pytest.mark.parametrize("name", ["6.1.176", "6.1.176-1", "6.12.107"])
-def test_a_version_of_a_kernel_can_be_named(name: str) -> None:
-    """It is the same package of the same release, of that version, and another image."""
-    found, base = debian.kernel(name), debian.kernel(name.rpartition(".")[0])
+@pytest.mark.parametrize(
+    ("name", "userland"),
+    [("6.1.170", "6.1"), ("6.1.176-1", "6.1"), ("6.12.107", "6.12"), ("7.2.9", "latest")],
+)
+def test_a_version_of_a_kernel_can_be_named(name: str, userland: str) -> None:
+    """It is booted with the userland of its series, or with the newest, and has an image of its own."""
+    found, base = debian.kernel(name), debian.kernels()[userland]
 
-    assert found.kernel == f"{base.kernel}={name if '-' in name else f'{name}-*'}"
-    assert (found.release, found.bcc) == (base.release, base.bcc)
+    assert (found.name, found.release, found.bcc) == (name, base.release, base.bcc)
     assert debian.kernel_image(found).path != debian.kernel_image(base).path
 
 
-@pytest.mark.parametrize("name", ["6.2", "6.1.x", "latest.3", "6.1.176; rm", "../6.1", ""])
+@pytest.mark.parametrize("name", ["6.2", "6.1.x", "latest.3", "6.1.176; rm", "../6.1", "", "6.1.1-*"])
 def test_a_kernel_that_is_none(name: str) -> None:
     """What there is is named."""
     with pytest.raises(UsageError, match="no kernel is called") as refused:
@@ -124,16 +126,39 @@ def test_a_kernel_that_is_none(name: str) -> None:
     assert "6.12" in refused.value.do
 
 
-def test_a_version_that_debian_no_longer_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said that this is why, and how to see which there are."""
+THERE = [
+    debian.Package("linux-image-cloud-amd64", "6.1.176-1", "bookworm"),
+    debian.Package("linux-image-6.1.0-47-cloud-amd64", "6.1.170-3", "bookworm"),
+    debian.Package("linux-image-6.1.0-47-amd64", "6.1.170-3", "bookworm"),
+    debian.Package("linux-image-6.1.0-50-cloud-amd64", "6.1.176-1", "bookworm"),
+    debian.Package("linux-image-6.12.90+deb12-cloud-amd64", "6.12.90-3~bpo12+1", "bookworm"),
+    debian.Package("linux-image-6.12.90+deb13-cloud-amd64", "6.12.90-1", "trixie"),
+    debian.Package("linux-image-6.12.90+deb13.1-cloud-amd64", "6.12.90-2", "trixie"),
+    debian.Package("linux-image-6.12.73+deb12-cloud-amd64", "6.12.73-1~bpo12+1", "bookworm"),
+]
 
-    def fails(*_: object, **__: object) -> None:
-        raise LabError("mmdebstrap failed with status 25")
 
-    monkeypatch.setattr(debian, "debootstrap", fails)
-    with pytest.raises(LabError, match=r"gives no kernel 6\.1\.1") as refused:
-        debian.kernel_image(debian.kernel("6.1.1")).build(tmp_path)
-    assert "apt-cache madison linux-image-cloud-amd64" in refused.value.do
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("6.1.170", "linux-image-6.1.0-47-cloud-amd64"),
+        ("6.1.176", "linux-image-6.1.0-50-cloud-amd64"),
+        ("6.12.90", "linux-image-6.12.90+deb13.1-cloud-amd64"),
+        ("6.12.90-1", "linux-image-6.12.90+deb13-cloud-amd64"),
+        ("6.12.73", "linux-image-6.12.73+deb12-cloud-amd64"),
+        ("6.12.73-1", "linux-image-6.12.73+deb12-cloud-amd64"),
+    ],
+)
+def test_the_package_of_a_version(name: str, package: str) -> None:
+    """Of the same flavour; the newest build, and rather that of the userland's own release."""
+    assert debian.packages_of(debian.kernel(name), THERE).name == package
+
+
+def test_a_version_that_debian_no_longer_has() -> None:
+    """It is said which there are, in their order."""
+    with pytest.raises(LabError, match=r"gives no kernel 6\.12\.7") as refused:
+        debian.packages_of(debian.kernel("6.12.7"), THERE)
+    assert refused.value.because == "of 6.12 it has: 6.12.73, 6.12.90"
 
 
 def guest_half(tmp_path: Path, script: str, count: int) -> tuple[list[dict[str, object]], Path]:
