@@ -31,6 +31,7 @@ enum wgt_event_kind {
 	WGT_EVENT_CONFIG = 3,
 	WGT_EVENT_PATH = 4,
 	WGT_EVENT_PACKET = 6,
+	WGT_EVENT_INVARIANT = 8,
 };
 
 /*
@@ -285,6 +286,34 @@ struct wgt_packet_event {
 	__u8 pad[7];
 };
 
+/* What holds on every sound kernel: looked at with --invariants only. */
+enum wgt_invariant {
+	WGT_RESPONSE_INDEX = 1, /* a response is taken by the handshake that it names */
+	WGT_PADDING_ZERO = 2,	/* what fills a message up to 16 bytes is zero */
+	WGT_TSTAMP_TYPE = 3,	/* the time at which a packet is to leave says of which clock it is */
+	WGT_INVARIANTS = 4,	/* size of arrays, no invariant */
+};
+
+#define WGT_STACK_LEN 12
+
+/*
+ * Kind WGT_EVENT_INVARIANT: one was violated. response_index: the index that the
+ * response names, and that of the handshake that took it. padding_zero: 0, and how
+ * many bytes of the padding are not zero; the bytes themselves never leave the kernel.
+ * tstamp_type: the time, nanoseconds, and the clock that the packet says it is of.
+ */
+struct wgt_invariant_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device;
+	struct wgt_peer peer;
+	struct wgt_flow inner; /* padding_zero: the packet in front of it */
+	__u64 expected;
+	__u64 found;
+	__u64 stack[WGT_STACK_LEN]; /* return addresses, the innermost first; 0: no more */
+	__u32 code;		    /* enum wgt_invariant */
+	__u32 len;		    /* padding_zero: of the padding, bytes */
+};
+
 /* Where netfilter looks at a packet: NF_INET_* + 1, so that 0 says "not known". */
 enum wgt_hook {
 	WGT_HOOK_NONE = 0,
@@ -336,11 +365,11 @@ struct wgt_path_event {
 struct wgt_total_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
-	__u16 kind;	 /* enum wgt_event_kind */
-	__u16 code;	 /* enum wgt_reason or wgt_handshake_code; path: skb_drop_reason, low half */
+	__u16 kind; /* enum wgt_event_kind */
+	__u16 code; /* enum wgt_reason, wgt_handshake_code, wgt_invariant; path: skb_drop_reason, low half */
 	__u8 sub_reason; /* path: 4 or 6, of the packet that died */
 	__u8 peer_known;
-	__u8 matched;	/* of a drop: whether the filter asks for it */
+	__u8 matched;	/* of a drop: whether the filter asks for it; of an invariant: whether it held */
 	__u8 subsystem; /* path: the high half of skb_drop_reason */
 	__u8 layer;	/* path, and those below: as in wgt_path_event */
 	__u8 outgoing;
@@ -607,6 +636,8 @@ _Static_assert(sizeof(struct wgt_path_event) == 320,
 _Static_assert(sizeof(struct wgt_path_config) == 176, "also change PathConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_packet_event) == 168,
 	       "also change PacketEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_invariant_event) == 264,
+	       "also change InvariantEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time_key) == 56, "also change HandshakeTimeKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time) == 24, "also change HandshakeTimeWire and WGT_ABI");

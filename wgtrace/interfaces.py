@@ -12,6 +12,7 @@ from wgtrace.events.types import (
     DropTotal,
     HandshakeEvent,
     HandshakeTotal,
+    InvariantTotal,
     PathEvent,
     PathTotal,
 )
@@ -22,7 +23,7 @@ COUNTERS: Final = ("rx_errors", "rx_length_errors", "rx_frame_errors", "tx_error
 Key = tuple[str, int]
 """Name of an interface, and inode of its network namespace."""
 _Event = TypeVar("_Event", bound=DropEvent | PathEvent | HandshakeEvent)
-_Total = TypeVar("_Total", DropTotal, PathTotal, DropTotal | PathTotal, HandshakeTotal)
+_Total = TypeVar("_Total", DropTotal, PathTotal, DropTotal | PathTotal, HandshakeTotal, InvariantTotal)
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Interfaces:
         self._known: dict[Key, _Counted] = {}
         self._there: set[Key] = set()
         self._renamed: dict[Key, Key] = {}
-        self._carried: dict[DropTotal | PathTotal | HandshakeTotal, dict[Key, int]] = {}
+        self._carried: dict[DropTotal | PathTotal | HandshakeTotal | InvariantTotal, dict[Key, int]] = {}
 
     def take(self, snapshot: Snapshot) -> tuple[tuple[Key, Key], ...]:
         """Take the interfaces as they are now.

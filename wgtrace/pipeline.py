@@ -26,6 +26,8 @@ from wgtrace.events.types import (
     DropTotal,
     HandshakeEvent,
     HandshakeTotal,
+    InvariantEvent,
+    InvariantTotal,
     IPAddress,
     Losses,
     PacketEvent,
@@ -186,6 +188,7 @@ class Run:
         self._names: dict[str, str] = {}
         self._interfaces = Interfaces(report)
         self._blind: tuple[str, ...] = ()
+        self._invariants: tuple[InvariantTotal, ...] = ()
         self._started = host.elapsed_s()
         self._use(host.snapshot())
         self._before = self._totals()[0]
@@ -250,7 +253,7 @@ class Run:
                 self._changers.append(f"{event.comm} (pid {event.pid})")
                 stale = True  # read again only when the next event needs it
                 continue
-            if isinstance(event, PacketEvent):  # a good packet: `merge` looks at it
+            if isinstance(event, PacketEvent | InvariantEvent):  # for `merge`, and for `evidence`
                 continue
             if stale:
                 self._use(self._host.snapshot())
@@ -325,6 +328,7 @@ class Run:
     def _totals(self) -> tuple[tuple[DropTotal | PathTotal, ...], tuple[HandshakeTotal, ...]]:
         drops: list[DropTotal | PathTotal] = []
         handshakes: list[HandshakeTotal] = []
+        invariants: list[InvariantTotal] = []
         for key, count in self._source.totals():
             try:
                 total = decode.total(key, count, self._source.kernel_reasons)
@@ -333,8 +337,11 @@ class Run:
                 continue
             if isinstance(total, HandshakeTotal):
                 handshakes.append(total)
+            elif isinstance(total, InvariantTotal):
+                invariants.append(total)
             else:
                 drops.append(total)
+        self._invariants = self._interfaces.named(invariants)
         return self._interfaces.named(drops), self._interfaces.named(handshakes)
 
     @staticmethod
@@ -438,7 +445,7 @@ class Run:
                 break
         counters = self._reconcile(all_drops)
         drops = tuple(t for t in all_drops if t.matched and self._wanted.passes(t.reason, t.public_key))
-        self._evidence.set_totals(all_drops, handshakes)
+        self._evidence.set_totals(all_drops, handshakes, self._invariants)
         self._evidence.set_counters(counters)
         self._evidence.set_claims(self._facts.claims())
         self._evidence.set_load(self._load, self._facts.load())
@@ -464,6 +471,11 @@ class Run:
                 interim=interim,
                 handshakes=tuple(
                     t for t in handshakes if not self._wanted.peers or t.public_key in self._wanted.peers
+                ),
+                invariants=tuple(
+                    t
+                    for t in self._invariants
+                    if not self._wanted.peers or t.public_key in self._wanted.peers
                 ),
             )
         )

@@ -18,6 +18,7 @@ from wgtrace.events.types import (
     Endpoint,
     Flow,
     HandshakeTotal,
+    InvariantTotal,
     IPAddress,
     Losses,
     PathEvent,
@@ -244,6 +245,7 @@ class Summary:
         incomplete_because: One sentence for each thing that was not seen.
         handshakes: What handshakes did, and why packets wait for one.
         histograms: `wgtrace handshakes`: how long they took, for each peer and role.
+        invariants: How often each was looked at, and held or not; of a run with --invariants.
     """
 
     ts_unix_ns: int
@@ -258,6 +260,7 @@ class Summary:
     interim: bool = False
     handshakes: tuple[HandshakeTotal, ...] = ()
     histograms: tuple[HandshakeHistogram, ...] = ()
+    invariants: tuple[InvariantTotal, ...] = ()
 
 
 class Verdict(enum.Enum):

@@ -13,8 +13,10 @@ from programs import Kernel, compiled, functions, functions_of, is_raw_tracepoin
 
 from wgtrace.events.wire import DropEventWire
 from wgtrace.loader import source
+from wgtrace.loader.plan import clock_of_time
 from wgtrace.loader.tracer import _SITES
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS, WIREGUARD
+from wgtrace.probes.invariants import INVARIANT_PROBES
 from wgtrace.probes.story import HANDSHAKES, STORY, TOP
 from wgtrace.probes.types import Probe
 
@@ -23,7 +25,12 @@ pytestmark = pytest.mark.bpf
 _WITH_PACKET = ("handle_kfree_skb", "handle_consume_skb")  # their records may hold bytes of a packet
 
 
-CATALOGUES = {"drops": CATALOGUE, "handshakes": HANDSHAKES, "top": TOP}
+CATALOGUES = {
+    "invariants": (*PACKETS, *INVARIANT_PROBES),
+    "drops": CATALOGUE,
+    "handshakes": HANDSHAKES,
+    "top": TOP,
+}
 catalogues = pytest.mark.parametrize("catalogue", CATALOGUES.values(), ids=CATALOGUES)
 
 
@@ -34,7 +41,7 @@ def test_every_program_compiles_and_passes_the_verifier(kernel: Kernel, catalogu
     from bcc import BPF
 
     programs = variants(kernel, only_kprobes=True, catalogue=catalogue)
-    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
+    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES) + clock_of_time(kernel.vmlinux)
 
     with compiled(whole_text(programs), definitions) as bpf:
         assert functions(bpf) == {
@@ -75,7 +82,7 @@ def test_a_record_has_room_for_what_was_asked(kernel: Kernel, snaplen: int | Non
 def test_every_program_compiles_as_fentry(kernel: Kernel, catalogue: Sequence[Probe]) -> None:
     """Where BCC has fentry for modules, it is what is compiled, of each row that has both, and only that."""
     programs = variants(kernel, only_kprobes=False, catalogue=catalogue)
-    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
+    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES) + clock_of_time(kernel.vmlinux)
     both = {p.probe.name for p, _text in programs if p.fentry}
     has_macro = "#ifdef MODULE_KFUNC_PROBE\nint has_module_kfunc(void *ctx)\n{\n\treturn 0;\n}\n#endif\n"
 

@@ -26,6 +26,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "wgt_path_event": wire.PathEventWire,
     "wgt_path_config": wire.PathConfigWire,
     "wgt_packet_event": wire.PacketEventWire,
+    "wgt_invariant_event": wire.InvariantEventWire,
     "wgt_total_key": wire.TotalKeyWire,
     "wgt_handshake_time_key": wire.HandshakeTimeKeyWire,
     "wgt_handshake_time": wire.HandshakeTimeWire,

@@ -10,6 +10,7 @@ import pytest
 
 from wgtrace.loader.source import FILES, bpf_directory, kprobe_program, program_text
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS
+from wgtrace.probes.invariants import INVARIANT_PROBES
 from wgtrace.probes.latency import LATENCY
 from wgtrace.probes.story import HANDSHAKES
 
@@ -41,7 +42,7 @@ MAY_READ: Final = {
 def _text() -> str:
     """All that runs in the kernel, without comments."""
     files = "".join((bpf_directory() / name).read_text() for name in FILES)
-    rows = (*CATALOGUE, *LATENCY, *PACKETS, *HANDSHAKES)
+    rows = (*CATALOGUE, *LATENCY, *PACKETS, *HANDSHAKES, *INVARIANT_PROBES)
     programs = "".join(program_text(kprobe_program(probe, probe.targets[0])) for probe in rows)
     return re.sub(r"/\*.*?\*/|//[^\n]*", "", files + programs, flags=re.DOTALL)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     help="With -w: so much of each packet, content too; else its headers only.",
 )
 @options.names
+@options.invariants
 @options.ready_file
 @options.exit_code
 @options.quiet
@@ -65,6 +66,7 @@ def drops(
     write: str | None,
     snaplen: int | None,
     names: Path | None,
+    invariants: bool,
     ready_file: Path | None,
     exit_code: bool,
     quiet: bool,
@@ -90,13 +92,16 @@ def drops(
     """
     from wgtrace.loader.build import begun
     from wgtrace.loader.tracer import Settings, Tracer
+    from wgtrace.probes.catalogue import CATALOGUE
+    from wgtrace.probes.invariants import INVARIANT_PROBES
 
     wanted_reasons = options.reason_filter(reasons, _kernel_reasons() if reasons else ())
     terms = parse_flow(flow) if flow is not None else ()
     _check_write(write, snaplen, as_json)
     need_root()
     captured = (snaplen or 0) if write else None
-    build = begun(captured)  # what follows is slow to import, and goes on beside it
+    catalogue = (*CATALOGUE, *(INVARIANT_PROBES if invariants else ()))
+    build = begun(captured, catalogue)  # what follows is slow to import, and goes on beside it
     from wgtrace.pipeline import DropsRun, Limits, Signals
 
     view = view_of(interfaces, netns, everywhere, names)
@@ -113,7 +118,7 @@ def drops(
         if packets:
             files.callback(packets.close)
         progress(f"attaching to {view.described} ...")
-        tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=captured), build=build)
+        tracer = Tracer(Settings(view.traced, wanted=wanted, snaplen=captured), catalogue, build)
         try:
             sinks = [*filter(None, [packets]), sink]
             run = DropsRun(tracer, this_host(view, tracer), sinks, wanted, warn, facts)

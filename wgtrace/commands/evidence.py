@@ -34,6 +34,7 @@ _SUFFIXES = (".tar.gz", ".tgz")
 @options.netns
 @options.everywhere
 @options.names
+@options.invariants
 @options.ready_file
 @click.option("--no-redact", is_flag=True, help="Keep public keys, addresses and names as they are.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -44,6 +45,7 @@ def evidence(
     netns: str | None,
     everywhere: bool,
     names: Path | None,
+    invariants: bool,
     ready_file: Path | None,
     no_redact: bool,
     quiet: bool,
@@ -75,14 +77,16 @@ def evidence(
     from wgtrace.evidence.bundle import bundle
 
     if duration is None:
-        if netns or everywhere or names or ready_file:
+        if netns or everywhere or names or invariants or ready_file:
             raise UsageError(
-                "--netns, --all, --names and --ready-file are for a run now", "", "add --duration"
+                "--netns, --all, --names, --invariants and --ready-file are for a run now",
+                "",
+                "add --duration",
             )
         files = _files(what)
         made = bundle(files, redact=not no_redact, root=_root(path))
     else:
-        with _run(what, netns, everywhere, names, duration, ready_file) as files:
+        with _run(what, netns, everywhere, names, duration, invariants, ready_file) as files:
             progress("making the archive ...")
             made = bundle(files, redact=not no_redact, root=_root(path))
     write(path, made.data)
@@ -122,13 +126,14 @@ def _run(
     everywhere: bool,
     names: Path | None,
     duration: float,
+    invariants: bool,
     ready_file: Path | None,
 ) -> Iterator[list[Path]]:
     """Record what happens now, for a time or until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="wgtrace-") as directory:  # mode 0700
         file = Path(directory, "now.rec")
         recorded(interfaces, file, netns=netns, everywhere=everywhere, names=names, duration=duration,
-                 ready_file=ready_file)  # fmt: skip
+                 invariants=invariants, ready_file=ready_file)  # fmt: skip
         yield [file]
 
 

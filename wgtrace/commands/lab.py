@@ -129,8 +129,13 @@ def demo(kernel: str) -> None:
     metavar="DIR",
     help="Where the evidence of the first failure on each kernel goes.",
 )
+@click.option(
+    "--append", default="", metavar="WORDS", help="Added to the kernel's command line: init_on_alloc=0."
+)
 @click.argument("script", type=click.Path(path_type=Path))
-def repro(kernels: tuple[str, ...], runs: int, timeout: float, copy_out: Path, script: Path) -> None:
+def repro(
+    kernels: tuple[str, ...], runs: int, timeout: float, copy_out: Path, append: str, script: Path
+) -> None:
     """Run SCRIPT on several kernels under tracing, and say how often it fails on each.
 
     It is run by bash, as root, such as the repro.sh of `wgtrace evidence`: exit status
@@ -138,7 +143,7 @@ def repro(kernels: tuple[str, ...], runs: int, timeout: float, copy_out: Path, s
     on a kernel its output and an archive of `wgtrace evidence` are kept.
 
     \b
-    wgtrace lab repro repro.sh --kernel 6.1.176 --kernel 6.1 --kernel 6.12 --runs 23
+    wgtrace lab repro repro.sh --kernel 6.1.170 --kernel 6.1 --kernel 6.12 --runs 23
 
     \b
     Exit status: 0 it never failed; 1 it did on some kernel; 2 wrong usage;
@@ -150,7 +155,7 @@ def repro(kernels: tuple[str, ...], runs: int, timeout: float, copy_out: Path, s
     status = 0
     click.echo(f"{'KERNEL':<10} {'RELEASE':<30} {'RUNS':>5} {'FAILED':>7}  FIRST FAILURE")
     try:
-        for told in run_repro(script, kernels, runs, copy_out, _say, timeout or None):
+        for told in run_repro(script, kernels, runs, copy_out, _say, timeout or None, append=append):
             click.echo(
                 f"{told.kernel:<10} {told.release:<30} {len(told.statuses):>5} {told.failed:>7}  "
                 f"{clean(told.first_failure) or '-'}"

@@ -58,6 +58,11 @@ names = click.option(
 ready_file = click.option(
     "--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Created once all is attached."
 )
+invariants = click.option(
+    "--invariants",
+    is_flag=True,
+    help="Also look whether what holds on every sound kernel holds here; costs something for every packet.",
+)
 exit_code = click.option(
     "--exit-code", is_flag=True, help="Exit with 1 if there is a finding of severity error."
 )

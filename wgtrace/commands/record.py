@@ -43,6 +43,7 @@ from wgtrace.errors import UsageError
 )
 @options.netns
 @options.everywhere
+@options.invariants
 @options.duration
 @options.names
 @options.ready_file
@@ -55,6 +56,7 @@ def record(
     sample: int | None,
     netns: str | None,
     everywhere: bool,
+    invariants: bool,
     duration: float | None,
     names: Path | None,
     ready_file: Path | None,
@@ -85,6 +87,7 @@ def record(
         max_size=max_size,
         rotate=rotate,
         sample=sample,
+        invariants=invariants,
         netns=netns,
         everywhere=everywhere,
         duration=duration,
@@ -108,6 +111,7 @@ def recorded(
     max_size: int | None = None,
     rotate: int | None = None,
     sample: int | None = None,
+    invariants: bool = False,
     with_banner: bool = False,
 ) -> str:
     """Record a run to its end; gives its last line."""
@@ -116,8 +120,9 @@ def recorded(
 
     need_root()
     from wgtrace.probes.catalogue import CATALOGUE, PACKETS, WIREGUARD
+    from wgtrace.probes.invariants import INVARIANT_PROBES
 
-    catalogue = (*CATALOGUE, *PACKETS) if sample else CATALOGUE
+    catalogue = (*CATALOGUE, *(PACKETS if sample else ()), *(INVARIANT_PROBES if invariants else ()))
     build = begun(None, catalogue)  # what follows is slow to import, and goes on beside it
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.table import TableSink

@@ -10,7 +10,15 @@ from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, PathS
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import is_noise, quoted
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.types import DropEvent, DropTotal, Endpoint, HandshakeEvent, HandshakeTotal, PathTotal
+from wgtrace.events.types import (
+    DropEvent,
+    DropTotal,
+    Endpoint,
+    HandshakeEvent,
+    HandshakeTotal,
+    InvariantTotal,
+    PathTotal,
+)
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import CounterLine, Seen, SeenDrop, SeenPath
 from wgtrace.state.types import Claim, Device, IPNetwork, Load, Namespace, Snapshot, Way
@@ -62,12 +70,16 @@ class Evidence:
             self._feed_handshake(seen)
 
     def set_totals(
-        self, drops: Iterable[DropTotal | PathTotal], handshakes: Iterable[HandshakeTotal] = ()
+        self,
+        drops: Iterable[DropTotal | PathTotal],
+        handshakes: Iterable[HandshakeTotal] = (),
+        invariants: Iterable[InvariantTotal] = (),
     ) -> None:
         """Take the kernel's totals, which replace those taken before."""
         for interface in self._interfaces.values():
             interface.changed()
             interface.drop_totals, interface.handshake_totals, interface.path_totals = [], [], []
+            interface.invariants = []
         for drop in drops:
             interface = self._interface(drop.ifname, drop.netns)
             if isinstance(drop, PathTotal):
@@ -76,6 +88,8 @@ class Evidence:
                 interface.drop_totals.append(drop)
         for step in handshakes:
             self._interface(step.ifname, step.netns).handshake_totals.append(step)
+        for look in invariants:
+            self._interface(look.ifname, look.netns).invariants.append(look)
 
     def set_snapshot(self, snapshot: Snapshot, changed_by: Iterable[str] = ()) -> None:
         """Take the latest configuration. An interface that is gone keeps its last one.

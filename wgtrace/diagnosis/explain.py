@@ -12,6 +12,7 @@ from wgtrace.diagnosis.interface import InterfaceEvidence
 from wgtrace.diagnosis.rules import (
     allowed_ips,
     handshake,
+    invariants,
     keys,
     links,
     load,
@@ -55,6 +56,7 @@ SLUGS: Final = (
     "handshake-flood",
     "inner-blocked-by-firewall",
     "interface-down",
+    "known-kernel-bug",
     "no-endpoint",
     "no-route-to-endpoint",
     "not-wireguard",
@@ -115,6 +117,7 @@ def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:
     unknown: list[str | None] = [*keys.unknown_keys(interface)[:_UNKNOWN_KEYS_NAMED]]
     results += [keys.unknown_peer(interface, key) for key in unknown or [None]]
     results += sessions.lost_sessions(interface)
+    results += invariants.known_kernel_bugs(interface)
     for key in interface.peer_keys():
         results += [rule(interface, key) for rule in PEER_RULES]
     around = outside.outside(interface)

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 from wgtrace.diagnosis.words import peer_label, quoted
 from wgtrace.events.reasons import CATALOGUE, HandshakeCode, KernelReason, Reason, SubReason
-from wgtrace.events.types import DropTotal, Flow, HandshakeTotal, IPAddress, PathTotal, PeerRef
+from wgtrace.events.types import (
+    DropTotal,
+    Flow,
+    HandshakeTotal,
+    InvariantTotal,
+    IPAddress,
+    PathTotal,
+    PeerRef,
+)
 from wgtrace.events.wire import Hook, RuleFound
 from wgtrace.probes.types import ProbeStatus
 from wgtrace.report import CounterLine, SeenDrop, SeenPath
@@ -101,6 +109,7 @@ class InterfaceEvidence:
         sampled: How many sightings of each reason there are.
         path_sightings: Drops outside of WireGuard, by kind and by what sets them apart.
         path_totals: The kernel's own count of them.
+        invariants: How often each was looked at, and held or not.
         not_sampled: Drops by reason whose details did not fit the sample.
         probes: Every row of the probe catalogue.
         ways: What the kernel said last of the route to a peer's endpoint, by public key.
@@ -127,6 +136,7 @@ class InterfaceEvidence:
     path_totals: list[PathTotal] = field(default_factory=list)
     not_sampled: dict[Reason, int] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
+    invariants: list[InvariantTotal] = field(default_factory=list)
     probes: tuple[ProbeStatus, ...] = ()
     ways: dict[str, Way] = field(default_factory=dict)
     refused: dict[str, Way] = field(default_factory=dict)

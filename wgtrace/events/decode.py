@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from wgtrace.errors import UndecodableRecordError
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
@@ -26,6 +27,8 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTimes,
     HandshakeTotal,
+    InvariantEvent,
+    InvariantTotal,
     IPAddress,
     NftPlace,
     Packet,
@@ -47,6 +50,7 @@ from wgtrace.events.wire import (
     HandshakeTimeKeyWire,
     HandshakeTimeWire,
     Hook,
+    InvariantEventWire,
     Layer,
     PacketEventWire,
     PacketWay,
@@ -68,6 +72,7 @@ _DROP, _DROP_LEN = unpacker(DropEventWire), ctypes.sizeof(DropEventWire)
 _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
 _PACKET = unpacker(PacketEventWire)
+_INVARIANT = unpacker(InvariantEventWire)
 _TOTAL_KEY = unpacker(TotalKeyWire)
 _TIME_KEY, _TIME = unpacker(HandshakeTimeKeyWire), unpacker(HandshakeTimeWire)
 _DEVICE = unpacker(DeviceWire)
@@ -85,7 +90,9 @@ _SUB_REASONS: Final = {int(sub_reason): sub_reason for sub_reason in SubReason}
 _A_DROP, _A_HANDSHAKE, _A_CONFIG = (
     int(kind) for kind in (EventKind.DROP, EventKind.HANDSHAKE, EventKind.CONFIG)
 )
-_A_PATH, _A_PACKET = int(EventKind.PATH), int(EventKind.PACKET)
+_A_PATH, _A_PACKET, _AN_INVARIANT = (
+    int(kind) for kind in (EventKind.PATH, EventKind.PACKET, EventKind.INVARIANT)
+)
 # Not dropped yet, and NOT_SPECIFIED (2 since SKB_CONSUMED): no reason.
 _NO_REASON: Final = (None, "NOT_SPECIFIED", "NOT_DROPPED_YET")
 
@@ -190,6 +197,8 @@ class Decoder:
                 return _config(ts_ns, _CONFIG(record))
             if kind == _A_PACKET:
                 return _data_message(ts_ns, _PACKET(record))
+            if kind == _AN_INVARIANT:
+                return self._invariant(ts_ns, _INVARIANT(record))
             raise ValueError(f"{kind} is no kind of event")
         except (ValueError, KeyError, struct.error) as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
@@ -252,6 +261,20 @@ class Decoder:
             receiver_index=wire.receiver_index,
             message_type=wire.message_type,
             matched=bool(wire.matched),
+        )
+
+    def _invariant(self, ts_ns: int, wire: Any) -> InvariantEvent:
+        addresses = struct.unpack(f"={len(wire.stack) // 8}Q", wire.stack)
+        return InvariantEvent(
+            ts_ns=ts_ns,
+            device=_device(wire.device),
+            invariant=Invariant(wire.code),
+            peer=_peer(wire.peer),
+            expected=wire.expected,
+            found=wire.found,
+            inner=_flow(wire.inner),
+            length=wire.len,
+            stack=tuple(self.describe(address) for address in addresses if address),
         )
 
 
@@ -332,7 +355,7 @@ def _config(ts_ns: int, wire: Any) -> ConfigEvent:
 
 def total(
     key: bytes, count: int, kernel_reasons: Mapping[int, str] | None = None
-) -> DropTotal | PathTotal | HandshakeTotal:
+) -> DropTotal | PathTotal | HandshakeTotal | InvariantTotal:
     """Decode one entry of the map `totals`.
 
     Args:
@@ -361,6 +384,9 @@ def total(
                 count,
                 bool(wire.matched),
             )
+        if EventKind(wire.kind) is EventKind.INVARIANT:
+            invariant = Invariant(wire.code)
+            return InvariantTotal(ifname, wire.netns, invariant, bool(wire.matched), public_key, count)
         if EventKind(wire.kind) is not EventKind.HANDSHAKE:
             raise ValueError(f"there are no totals of kind {wire.kind}")
         code, sub_reason = HandshakeCode(wire.code), SubReason(wire.sub_reason)

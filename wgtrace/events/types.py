@@ -8,6 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar, dataclass_transform
 
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.wire import Hook, Loss, PacketWay, RuleFound
 
@@ -297,7 +298,30 @@ class PathEvent:
         return self.inner if self.is_inner else self.outer
 
 
-Event = DropEvent | PathEvent | HandshakeEvent | ConfigEvent | PacketEvent
+@dataclass(frozen=True, slots=True)
+class InvariantEvent:
+    """`struct wgt_invariant_event`: what holds on every sound kernel did not.
+
+    Attributes:
+        ts_ns: CLOCK_BOOTTIME.
+        expected: And `found`: as bpf/events.h has them, by invariant.
+        inner: padding_zero: the packet.
+        length: padding_zero: of the padding, bytes.
+        stack: Kernel functions and offsets that led there, the innermost first.
+    """
+
+    ts_ns: int
+    device: DeviceRef
+    invariant: Invariant
+    peer: PeerRef | None
+    expected: int
+    found: int
+    inner: Flow | None = None
+    length: int = 0
+    stack: tuple[str, ...] = ()
+
+
+Event = DropEvent | PathEvent | HandshakeEvent | ConfigEvent | PacketEvent | InvariantEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +378,22 @@ class HandshakeTotal:
     public_key: str | None
     count: int
     sub_reason: SubReason = SubReason.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class InvariantTotal:
+    """One exact total from the kernel: how often an invariant was looked at, since the start.
+
+    Attributes:
+        holds: Whether it held.
+    """
+
+    ifname: str
+    netns: int
+    invariant: Invariant
+    holds: bool
+    public_key: str | None
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ SLOWEST = 5
 PATH_REASONS = 256
 PATH_SUBSYSTEM_0 = 240
 QUIET_ENDS = 16
+STACK_LEN = 12
 NFT_OFFSETS = {
     "pkt_skb": ("nft_pktinfo", "skb"),
     "pkt_state": ("nft_pktinfo", "state"),
@@ -55,6 +56,7 @@ class EventKind(enum.IntEnum):
     CONFIG = 3
     PATH = 4
     PACKET = 6
+    INVARIANT = 8
 
 
 class Loss(enum.IntEnum):
@@ -340,6 +342,31 @@ class PacketEventWire(ctypes.Structure):
     ]
 
 
+class InvariantEventWire(ctypes.Structure):
+    """`struct wgt_invariant_event`."""
+
+    hdr: EventHeader
+    device: DeviceWire
+    peer: PeerWire
+    inner: FlowWire
+    expected: int
+    found: int
+    stack: ctypes.Array[c_uint64]
+    code: int
+    len: int
+    _fields_ = [
+        ("hdr", EventHeader),
+        ("device", DeviceWire),
+        ("peer", PeerWire),
+        ("inner", FlowWire),
+        ("expected", c_uint64),
+        ("found", c_uint64),
+        ("stack", c_uint64 * STACK_LEN),
+        ("code", c_uint32),
+        ("len", c_uint32),
+    ]
+
+
 class PathEventWire(ctypes.Structure):
     """`struct wgt_path_event`."""
 
@@ -398,6 +425,7 @@ RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
     EventKind.CONFIG: ConfigEventWire,
     EventKind.PATH: PathEventWire,
     EventKind.PACKET: PacketEventWire,
+    EventKind.INVARIANT: InvariantEventWire,
 }
 """What a ring-buffer record of each kind is."""
 

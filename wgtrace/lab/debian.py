@@ -211,6 +211,7 @@ def packages_of(kernel: Kernel, there: Sequence[Package]) -> Package:
     flavour, _, wanted = kernel.kernel.partition("=")
     ending = flavour.removeprefix("linux-image")
     images = [each for each in there if each.name.endswith(ending) and each.name != flavour]
+    rank = {kernel.release: 1}
     fitting = [p for p in images if any(fnmatchcase(p.version, w) for w in (wanted, f"{wanted}~*"))]
     if not fitting:
         series = ".".join(kernel.name.split(".")[:2])
@@ -221,7 +222,7 @@ def packages_of(kernel: Kernel, there: Sequence[Package]) -> Package:
             f"of {series} it has: {listed}",
             "name one of these; Debian keeps a version for some months",
         )
-    return max(fitting, key=lambda p: (p.release == kernel.release, _numbers(p.version)))
+    return max(fitting, key=lambda p: (rank.get(p.release, 0), _numbers(p.version)))
 
 
 def _numbers(version: str) -> list[int]:

@@ -68,6 +68,7 @@ def repro(
     say: image.Say,
     timeout: float | None,
     boot: Boot = _boot,
+    append: str = "",
 ) -> Iterator[Runs]:
     """Run a script on each of these kernels.
 
@@ -75,6 +76,7 @@ def repro(
         out: Where a directory for each kernel is made, with what its guest left.
         timeout: Seconds that all runs on a kernel may take.
         boot: Runs a job in a guest.
+        append: Added to the kernels' command lines.
 
     Raises:
         UsageError: There is no such script or kernel.
@@ -90,7 +92,7 @@ def repro(
             there = out / kernel
             argv = ("python3", "-m", "wgtrace.lab.repro_guest", f"/mnt/host/repro/{_SCRIPT}", str(runs))
             said = io.BytesIO()
-            status = boot(vm.Job(kernel, argv, timeout, [mount], there), say, said)
+            status = boot(vm.Job(kernel, argv, timeout, [mount], there, append=append), say, said)
             told = _told(kernel, said.getvalue())
             archive = there / "evidence.tar.gz"
             told.evidence = archive if archive.exists() else None

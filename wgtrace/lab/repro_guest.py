@@ -65,7 +65,17 @@ def _run(script: str) -> tuple[int, str]:
 def _recorder(path: Path) -> subprocess.Popen[bytes] | None:
     """A running recorder, attached; None: it does not start, and that is said."""
     ready = path.with_suffix(".ready")
-    command = ["wgtrace", "record", "--all", "-q", "-o", str(path), "--ready-file", str(ready)]
+    command = [
+        "wgtrace",
+        "record",
+        "--all",
+        "-q",
+        "-o",
+        str(path),
+        "--ready-file",
+        str(ready),
+        "--invariants",
+    ]
     recorder = subprocess.Popen(command)
     deadline = time.monotonic() + _START_S
     while not ready.exists():

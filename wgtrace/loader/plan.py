@@ -13,6 +13,7 @@ from wgtrace.loader.compiler import Source
 from wgtrace.loader.source import Program
 from wgtrace.probes.btf import Btf
 from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
+from wgtrace.probes.invariants import INVARIANTS_FILE
 from wgtrace.probes.kernel import Symbol
 from wgtrace.probes.types import Mechanism, Point, Probe
 
@@ -36,6 +37,15 @@ def capture_flags(snaplen: int | None) -> tuple[str, str]:
     """Compiler flags for what a record holds of its packet: without -w no byte, and no code."""
     room = 0 if snaplen is None else snaplen or HEADERS_LEN
     return f"-DWGT_CAPTURE_LEN={room}", f"-DWGT_HEADERS_ONLY={int(not snaplen)}"
+
+
+def clock_of_time(vmlinux: Btf) -> str:
+    """C for where an skb says of which clock its time is: the bits, 0: it does not say."""
+    # Since Linux kernel commit 4d25ca2d6801 ("net: Rename mono_delivery_time to tstamp_type for
+    # scalabilty") (in v6.11) it is an enum. Before that, one bit, which says that it is monotonic.
+    places = (vmlinux.bits_of("sk_buff", name) for name in ("tstamp_type", "mono_delivery_time"))
+    at, bits = next((place for place in places if place), (0, 0))
+    return f"#define WGT_TSTAMP_TYPE_BIT {at}\n#define WGT_TSTAMP_TYPE_BITS {bits}\n"
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,10 @@ class Plan:
         texts = [text for variants in self.variants.values() for _program, text in variants]
         flags = (*CFLAGS, f"-DWGT_MAX_DEVICES={self.devices}", *capture_flags(self.snaplen))
         concerns = {probe.file for probe in self.catalogue}
-        return Source(
-            source.joined(texts, concerns), flags, self.wireguard.c_definitions(source.KERNEL_TYPES)
-        )
+        types = self.wireguard.c_definitions(source.KERNEL_TYPES)
+        if INVARIANTS_FILE in concerns:
+            types += clock_of_time(self.vmlinux)
+        return Source(source.joined(texts, concerns), flags, types)
 
     @functools.cached_property
     def variants(self) -> dict[str, list[tuple[Program, str]]]:

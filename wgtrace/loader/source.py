@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wgtrace.probes.invariants import INVARIANTS_FILE
 from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
@@ -21,6 +22,7 @@ CONCERNS = {
     "drop.bpf.c": ("freed.bpf.h", "drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
     "path.bpf.c": ("freed.bpf.h", "path.bpf.c"),
     "handshake.bpf.c": ("handshake.bpf.c",),
+    INVARIANTS_FILE: (INVARIANTS_FILE,),
     "latency.bpf.c": ("latency.bpf.c",),
     "packet.bpf.c": ("packet.bpf.c",),
     "story.bpf.c": ("story.bpf.c",),
@@ -93,13 +95,20 @@ class Program:
 def kprobe_program(probe: Probe, target: str) -> Program:
     """The kprobe or kretprobe for `probe`, or the program of a raw tracepoint."""
     what = probe.name.replace("-", "_") if probe.point is Point.TRACEPOINT else target
-    return Program(probe, target, f"{'return' if probe.point is Point.RETURN else 'on'}_{what}", False)
+    name = f"{'return' if probe.point is Point.RETURN else 'on'}_{what}{_apart(probe, what)}"
+    return Program(probe, target, name, False)
 
 
 def fentry_program(probe: Probe, target: str) -> Program:
     """The fentry or fexit for `probe`; BCC reads the attach point out of the name."""
     kind = "kretfunc" if probe.point is Point.RETURN else "kfunc"
-    return Program(probe, target, f"{kind}__{probe.module or 'vmlinux'}__{target}", True)
+    name = f"{kind}__{probe.module or 'vmlinux'}__{target}{_apart(probe, target)}"
+    return Program(probe, target, name, True)
+
+
+def _apart(probe: Probe, target: str) -> str:
+    """What sets a program apart: the functions of the invariants have rows in other catalogues too."""
+    return f"__{probe.name.replace('-', '_')}" if probe.file == INVARIANTS_FILE else ""
 
 
 def _c_type(argument: str) -> str:
@@ -134,10 +143,12 @@ def program_text(program: Program, parameters: int = 0) -> str:
     else:
         values = [f"PT_REGS_PARM{i + 1}(ctx)" for i in range(len(probe.values))]
     if probe.point is Point.RETURN and probe.args:
-        values = values[:-1] if program.fentry else ["0"] * (len(probe.args) - 1)
+        values = values[:-1] if program.fentry else ["0"] * (len(probe.values) - 1)
         values.append(f"ctx[{parameters}]" if program.fentry else "PT_REGS_RC(ctx)")
     if REMEMBER in probe.args:
         values.append(str(not program.fentry).lower())
+    if CONTEXT in probe.args:
+        values.append("ctx")
     return f"int {program.name}({context})\n{{\n\t{_call(probe, values)}\n}}\n"
 
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from json.encoder import encode_basestring_ascii
 from typing import Final, TextIO, cast
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.diagnosis.outside import layer_of
-from wgtrace.events.types import DropTotal, HandshakeTotal, PathTotal
+from wgtrace.events.types import DropTotal, HandshakeTotal, InvariantTotal, PathTotal
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.fields import (
     FIELDS,
@@ -243,6 +244,7 @@ def summary_json(summary: Summary) -> Json:
         "interim": summary.interim,
         "totals": [_total_json(total, summary.peer_names or {}) for total in summary.totals],
         "handshakes": [_handshake_json(total, summary.peer_names or {}) for total in summary.handshakes],
+        "invariants": _invariants_json(summary.invariants, summary.peer_names or {}),
         "lost": {
             "events": losses.events,
             "missed_probes": losses.missed_probes,
@@ -293,6 +295,24 @@ def _handshake_json(total: HandshakeTotal, names: dict[str, str]) -> Json:
         "peer": _named(total.public_key, names),
         "count": total.count,
     }
+
+
+def _invariants_json(totals: Iterable[InvariantTotal], names: dict[str, str]) -> list[Json]:
+    looks: dict[tuple[str, int, str, str | None], dict[bool, int]] = {}
+    for total in totals:
+        key = (total.ifname, total.netns, total.invariant.id, total.public_key)
+        looks.setdefault(key, {})[total.holds] = total.count
+    return [
+        {
+            "ifname": clean(ifname),
+            "netns": netns,
+            "invariant": invariant,
+            "peer": _named(key, names),
+            "held": counts.get(True, 0),
+            "violated": counts.get(False, 0),
+        }
+        for (ifname, netns, invariant, key), counts in looks.items()
+    ]
 
 
 def _named(key: str | None, names: dict[str, str]) -> Json | None:

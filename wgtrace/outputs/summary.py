@@ -12,6 +12,7 @@ from rich.console import Console
 
 from wgtrace.diagnosis.finding import Finding, Severity
 from wgtrace.diagnosis.words import count_of, short_key
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.types import Losses, PathTotal
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.console import put
@@ -46,7 +47,9 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def put_end(console: Console, summary: Summary) -> None:
-    """Write what is missing, and the findings."""
+    """Write what the invariants did, what is missing, and the findings."""
+    for text in invariants(summary):
+        put_wrapped(console, text)
     if _is_only_limited(summary):
         for text in summary.incomplete_because:
             put_wrapped(console, f"{clean(text)}.")
@@ -125,6 +128,19 @@ def counter_mismatches(lines: tuple[CounterLine, ...]) -> list[str]:
         for line in lines
         if line.moved != line.explained
     ]
+
+
+def invariants(summary: Summary) -> list[str]:
+    """A sentence for each invariant that was looked at: how often, and how often it did not hold."""
+    told = []
+    for invariant in Invariant:
+        looks = [total for total in summary.invariants if total.invariant is invariant]
+        violated = sum(total.count for total in looks if not total.holds)
+        if looks:
+            times = count_of(sum(total.count for total in looks), "time")
+            said = f"violated {violated} of {times}" if violated else f"held {times}, always"
+            told.append(f"Invariant {invariant.id}: {said}.")
+    return told
 
 
 def _put_totals(console: Console, summary: Summary) -> None:

@@ -188,20 +188,24 @@ class Btf:
 
         Of a bitfield, to the byte that it begins in.
         """
-        found = self._find(struct, _RECORDS)
-        bits = None if found is None else self._bits_to(found, field)
-        return None if bits is None else bits // 8
+        found = self.bits_of(struct, field)
+        return None if found is None else found[0] // 8
 
-    def _bits_to(self, type_id: int, field: str) -> int | None:
+    def bits_of(self, struct: str, field: str) -> tuple[int, int] | None:
+        """Bits from a struct's begin to this field, and its own if it is a bitfield, else 0."""
+        found = self._find(struct, _RECORDS)
+        return None if found is None else self._bits_of(found, field)
+
+    def _bits_of(self, type_id: int, field: str) -> tuple[int, int] | None:
         # Where the type says so (kind_flag), the upper byte is the size of a bitfield.
         mask = 0xFFFFFF if self._type(type_id).flag else 0xFFFFFFFF
         for member in self._trailing(type_id, BtfMember):
-            name, bits = self._name(member.name_off), int(member.offset) & mask
+            name, offset = self._name(member.name_off), int(member.offset)
+            at, bits = offset & mask, (offset & ~mask) >> 24
             if name == field:
-                return bits
-            inside = None if name else self._bits_to(member.type, field)
-            if inside is not None:
-                return bits + inside
+                return at, bits
+            if not name and (inside := self._bits_of(member.type, field)):
+                return at + inside[0], inside[1]
         return None
 
     def _has_field(self, type_id: int, field: str) -> bool:

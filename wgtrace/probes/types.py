@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CONTEXT: Final = "void *ctx"
-"""Argument of a tracepoint's handler, behind those of the tracepoint: the program's own context."""
+"""Argument of a handler, the last: the program's own context."""
 REMEMBER: Final = "bool remember"
 """Argument of an entry's handler, the last: whether the return, a kretprobe, will not tell the arguments."""
 

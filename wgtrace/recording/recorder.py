@@ -20,6 +20,7 @@ from wgtrace.events.types import (
     Counters,
     DropEvent,
     HandshakeEvent,
+    InvariantEvent,
     IPAddress,
     PacketEvent,
     PathEvent,
@@ -212,6 +213,10 @@ class Recorder:
             event = self._decoder.event(record)
             if isinstance(event, PathEvent):
                 self._note_path(event)
+                return
+            if isinstance(event, InvariantEvent):
+                for address in (int(text, 16) for text in event.stack):
+                    self._places.setdefault(address, self._source.describe(address))
                 return
             if isinstance(event, (ConfigEvent, PacketEvent)) or event.peer is None:
                 return

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from wgtrace.events import wire
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.latency import Stage
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.loader.source import bpf_directory
@@ -32,6 +33,7 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_path_event": wire.PathEventWire,
     "wgt_path_config": wire.PathConfigWire,
     "wgt_packet_event": wire.PacketEventWire,
+    "wgt_invariant_event": wire.InvariantEventWire,
     "wgt_total_key": wire.TotalKeyWire,
     "wgt_handshake_time_key": wire.HandshakeTimeKeyWire,
     "wgt_handshake_time": wire.HandshakeTimeWire,
@@ -54,6 +56,7 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_reason": ("WGT_", Reason),
     "wgt_sub_reason": ("WGT_SUB_", SubReason),
     "wgt_handshake_code": ("WGT_", HandshakeCode),
+    "wgt_invariant": ("WGT_", Invariant),
     "wgt_loss": ("WGT_", wire.Loss),
     "wgt_site": ("WGT_SITE_", wire.Site),
     "wgt_hook": ("WGT_HOOK_", wire.Hook),
@@ -69,6 +72,8 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
 SIZES: Final = {
     "WGT_REASONS": wire.REASONS,
     "WGT_LOSSES": wire.LOSSES,
+    "WGT_INVARIANTS": len(Invariant) + 1,
+    "WGT_STACK_LEN": wire.STACK_LEN,
     "WGT_MAX_SITES": wire.MAX_SITES,
     "WGT_MAX_TERMS": wire.MAX_TERMS,
     "WGT_STAGES": wire.STAGES,

@@ -17,6 +17,7 @@ from records import flow4, record, total_key
 
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.decode import Decoder, device_of, handshake_time, kind_of, total
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
@@ -28,6 +29,8 @@ from wgtrace.events.types import (
     HandshakeEvent,
     HandshakeTimes,
     HandshakeTotal,
+    InvariantEvent,
+    InvariantTotal,
     NftPlace,
     Packet,
     PacketEvent,
@@ -131,6 +134,16 @@ FULL = {
         way=PacketWay.ARRIVED,
     ),
     EventKind.CONFIG: record(EventKind.CONFIG, pid=4242, comm=b"wg"),
+    EventKind.INVARIANT: record(
+        EventKind.INVARIANT,
+        device=DEVICE,
+        peer=PEER,
+        inner=flow4("10.9.0.1", "10.9.0.2", 17, 4000, 53, 41),
+        found=3,
+        stack=(0x1C4, 0x2A0, *[0] * 10),
+        code=Invariant.PADDING_ZERO,
+        len=7,
+    ),
     EventKind.PATH: record(
         EventKind.PATH,
         device=DEVICE,
@@ -244,6 +257,30 @@ def test_a_data_message() -> None:
         peer=PeerRef(text(KEY), Endpoint(ip_address("203.0.113.9"), 51820)),
         outer=Flow(ip_address("203.0.113.9"), HERE, 17, 51820, 41641, 144),
     )
+
+
+def test_a_violated_invariant() -> None:
+    """What was found in place of what, the packet, and the functions that led there, without the rest."""
+    assert DECODER.event(FULL[EventKind.INVARIANT]) == InvariantEvent(
+        ts_ns=23,
+        device=DeviceRef("wg0", 4026531840, 7),
+        invariant=Invariant.PADDING_ZERO,
+        peer=PeerRef(text(KEY), Endpoint(ip_address("203.0.113.9"), 51820)),
+        expected=0,
+        found=3,
+        inner=Flow(ip_address("10.9.0.1"), ip_address("10.9.0.2"), 17, 4000, 53, 41),
+        length=7,
+        stack=(DECODER.describe(0x1C4), DECODER.describe(0x2A0)),
+    )
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_total_of_an_invariant(holds: bool) -> None:
+    """How often it held and how often not are two totals."""
+    key = total_key(
+        ifname=b"wg0", netns=7, kind=EventKind.INVARIANT, code=3, matched=holds, peer_known=1, public_key=KEY
+    )
+    assert total(key, 23) == InvariantTotal("wg0", 7, Invariant.TSTAMP_TYPE, holds, text(KEY), 23)
 
 
 def test_a_source_address_has_the_family_of_the_endpoint() -> None:

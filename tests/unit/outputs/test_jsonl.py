@@ -31,8 +31,9 @@ from factories import (
 
 from wgtrace.diagnosis.explain import SLUGS
 from wgtrace.diagnosis.finding import Confidence, Severity
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
-from wgtrace.events.types import HandshakeTotal, Losses, PeerRef, Tai64n
+from wgtrace.events.types import HandshakeTotal, InvariantTotal, Losses, PeerRef, Tai64n
 from wgtrace.events.wire import Hook
 from wgtrace.outputs.fields import DETAIL, OUTSIDE
 from wgtrace.outputs.jsonl import JsonLinesSink, json_schema
@@ -93,6 +94,7 @@ def test_schema_is_a_schema() -> None:
         ("step", [c.id for c in HandshakeCode]),
         ("direction", [d.value for d in Direction]),
         ("slug", list(SLUGS)),
+        ("invariant", [i.id for i in Invariant]),
     ],
 )
 def test_schema_agrees_with_the_code(name: str, ids: list[str | None]) -> None:
@@ -220,12 +222,17 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
     counters = (CounterLine("wg0", NETNS, "rx_errors", 23, 23),)
     drops = total(Reason.SRC_NOT_ALLOWED, 23, BERLIN, SubReason.OWNED_BY_NOBODY)
     waits = HandshakeTotal("wg0", NETNS, HandshakeCode.STAGED_WAIT, BERLIN, 7, SubReason.KEY_ABSENT)
+    looks = [
+        InvariantTotal("wg0", NETNS, Invariant.PADDING_ZERO, holds, BERLIN, count)
+        for holds, count in ((True, 23), (False, 7))
+    ]
     (line,) = lines_of(
         summary(
             drops,
             total(Reason.INVALID_MAC1, 5),
             complete=False,
             handshakes=(waits,),
+            invariants=tuple(looks),
             incomplete_because=("1 record was lost",),
             losses=losses,
             reconciliation=counters,
@@ -273,6 +280,16 @@ def test_summary_line_is_as_the_contract_has_it() -> None:
                 "sub_reason": "key_absent",
                 "peer": {"public_key": BERLIN, "name": "berlin"},
                 "count": 7,
+            }
+        ],
+        "invariants": [
+            {
+                "ifname": "wg0",
+                "netns": NETNS,
+                "invariant": "padding_zero",
+                "peer": {"public_key": BERLIN, "name": "berlin"},
+                "held": 23,
+                "violated": 7,
             }
         ],
         "lost": {

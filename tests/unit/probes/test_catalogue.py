@@ -14,6 +14,7 @@ from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS, PATH
+from wgtrace.probes.invariants import INVARIANT_PROBES
 from wgtrace.probes.latency import LATENCY
 from wgtrace.probes.story import HANDSHAKES, STORY, TOP
 from wgtrace.probes.types import Point, Probe
@@ -37,7 +38,7 @@ HANDLERS: Final = {
 
 
 #: Each row of all catalogues once: those that several have are the very same.
-ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *LATENCY, *PACKETS)))
+ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *LATENCY, *PACKETS, *INVARIANT_PROBES)))
 
 
 def _by_name(probe: Probe) -> str:
