@@ -44,11 +44,17 @@ def _way(device: Device, endpoint: IPAddress, _namespaces: Iterable[Namespace]) 
 FACTS = HostFacts(_way, lambda: (Claim("/etc/wireguard/wg0.conf", BERLIN, ip_network("10.9.4.0/24")),))
 
 
-def record(script: Script, path: Path, max_bytes: int | None = None, keep: int | None = None) -> Kept:
+def record(
+    script: Script,
+    path: Path,
+    max_bytes: int | None = None,
+    keep: int | None = None,
+    facts: HostFacts = FACTS,
+) -> Kept:
     """Record a script to its end."""
     source, host = script()
     with Signals() as signals, contextlib.closing(Output(path, max_bytes, keep)) as output:
-        recorder = Recorder(source, host, output, KERNEL, SYMBOLS, ("record", "-o", path.name), FACTS)
+        recorder = Recorder(source, host, output, KERNEL, SYMBOLS, ("record", "-o", path.name), facts)
         recorder.run(Limits(), signals)
     return recorder.kept
 

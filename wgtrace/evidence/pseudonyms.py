@@ -8,6 +8,9 @@ keyed hash of the bits before decides whether it is turned (Xu, Fan, Ammar and M
 are: private, link-local, loopback, multicast. A public address becomes one for documentation
 (RFC 5737, RFC 3849), then for benchmarks (RFC 2544), and a public network one that nobody
 has: in 240.0.0.0/4, or in 2001:db8::/32.
+
+Names of interfaces, and of tables and chains of nft, stay where everybody has them (`wg0`,
+`filter`, `input`); of a rule's text comments and log prefixes say only that there is one.
 """
 
 from __future__ import annotations
@@ -22,13 +25,27 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Final, TypeVar
 
 from wgtrace.events.types import IPAddress
-from wgtrace.state.types import Claim, IPNetwork, Namespace, Peer, Way
+from wgtrace.recording.facts import AskedWay
+from wgtrace.state.types import Claim, Device, IPNetwork, Namespace, NftChain, Peer, Route, Way
 
 _T = TypeVar("_T")
 _KEY: Final = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _ADDRESS: Final = re.compile(
-    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*(?::[0-9A-Fa-f]*){2,7})(?!\w)"
+    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*(?::[0-9A-Fa-f]*){2,7})(?:/\d{1,3})?(?!\w)"
 )
+_MAC: Final = re.compile(r"(?<![\w:])[0-9a-f]{2}(?::[0-9a-f]{2}){5}(?![\w:])", re.IGNORECASE)
+# Names that the kernel, systemd and everybody's instructions give, and no name made of a MAC.
+_EVERYBODYS: Final = re.compile(
+    r"lo|(?:wg|eth|wlan|wwan|tun|tap|br|virbr|docker|dummy|bond|team|ppp|vxlan|ifb|ens|eno|enp|wlp|wls)"
+    r"\d[\dspfdn.]*"
+)
+_TABLES: Final = frozenset(("filter", "nat", "mangle", "raw", "security", "route", "firewalld", "fw4"))
+_CHAINS: Final = frozenset(("input", "forward", "output", "prerouting", "postrouting", "ingress", "egress"))
+_WG_QUICK: Final = "wg-quick-"
+_NFT_NAME: Final = 31  # bytes of a name of nft that the programs hand over
+_QUOTED: Final = re.compile(r'(\w+ )?"([^"]*)"')
+_SET: Final = re.compile(r"@([A-Za-z_][\w./-]*)")
+_JUMP: Final = re.compile(r"\b(jump|goto) ([^\s,}]+)")
 
 # Blocks, and how many of their bits stay as they are; None: all.
 _KEPT: Final = [
@@ -64,17 +81,24 @@ class Pseudonyms:
         networks: Those in which an address stands for its place, such as AllowedIPs:
             it is turned with them. Others are just hosts.
         names: Of peers.
+        ifnames: Of interfaces.
     """
 
     def __init__(
-        self, secret: bytes, networks: Collection[IPNetwork] = (), names: Collection[str] = ()
+        self,
+        secret: bytes,
+        networks: Collection[IPNetwork] = (),
+        names: Collection[str] = (),
+        ifnames: Collection[str] = (),
     ) -> None:
         self._secret = secret
         self._networks = [net for net in networks if net.prefixlen >= _SHORT[net.version]]
         self._keys: dict[str, str] = {}
         self._hosts = {4: 0, 6: 0}
         self._others: dict[tuple[str, str], str] = {}
-        longest_first = sorted((name for name in names if name), key=len, reverse=True)
+        own = {name for name in ifnames if name and not _EVERYBODYS.fullmatch(name)}
+        self._kinds = dict.fromkeys(own, "if") | {name: "peer" for name in names if name}
+        longest_first = sorted(self._kinds, key=len, reverse=True)
         words = "|".join(map(re.escape, longest_first))
         self._names = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
         self._addresses: dict[IPAddress, IPAddress] = {}
@@ -95,6 +119,39 @@ class Pseudonyms:
         """`peer-7` for a name."""
         known = len([1 for other, _ in self._others if other == kind])
         return self._others.setdefault((kind, name), f"{kind}-{known + 1}")
+
+    def ifname(self, name: str) -> str:
+        """`if-3` for the name of an interface, unless it is one that everybody has."""
+        return name if not name or _EVERYBODYS.fullmatch(name) else self.name(name, "if")
+
+    def table(self, name: str) -> str:
+        """`table-2` for a table of nft; wg-quick's own stay wg-quick's."""
+        if name.startswith(_WG_QUICK):
+            return _WG_QUICK + self.ifname(name.removeprefix(_WG_QUICK))
+        return self._nft_name(name, "table", _TABLES)
+
+    def chain(self, name: str) -> str:
+        """`chain-5` for a chain of nft."""
+        return self._nft_name(name, "chain", _CHAINS)
+
+    def _nft_name(self, name: str, kind: str, everybodys: Collection[str]) -> str:
+        cut = name.encode()[:_NFT_NAME].decode(errors="replace")
+        return name if not name or name.lower() in everybodys else self.name(cut, kind)
+
+    def rule(self, text: str) -> str:
+        """A rule as nft(8) prints it, with what is somebody's replaced."""
+        text = _QUOTED.sub(self._quoted, text)
+        text = _SET.sub(lambda found: f"@{self.name(found[1], 'set')}", text)
+        text = _JUMP.sub(lambda found: f"{found[1]} {self.chain(found[2])}", text)
+        return self.text(text)
+
+    def _quoted(self, found: re.Match[str]) -> str:
+        before, name = found[1] or "", found[2]
+        if before in ("comment ", "prefix "):
+            return f'{before}"{self.name(name, before.strip())}"'
+        if before in ("match ", "target "):  # of iptables-nft: a module of the kernel
+            return found[0]
+        return f'{before}"{self.ifname(name)}"'
 
     # -- addresses -------------------------------------------------------------
 
@@ -161,14 +218,25 @@ class Pseudonyms:
     def text(self, text: str) -> str:
         """A sentence, with the keys, addresses and names in it replaced."""
         text = _KEY.sub(lambda found: self.key(found[0]), text)
+        text = _MAC.sub(lambda found: self._mac(found[0]), text)
         text = _ADDRESS.sub(lambda found: self._address_text(found[0]), text)
-        return self._names.sub(lambda found: self.name(found[0]), text) if self._names else text
+        if self._names:
+            return self._names.sub(lambda found: self.name(found[0], self._kinds[found[0]]), text)
+        return text
+
+    def _mac(self, mac: str) -> str:
+        """A locally administered one."""
+        number = int(self.name(mac.lower(), "mac").rpartition("-")[2])
+        return f"02:00:5e:00:{number >> 8 & 0xFF:02x}:{number & 0xFF:02x}"
 
     def _address_text(self, text: str) -> str:
+        address, slash, length = text.partition("/")
         try:
+            if slash:
+                return str(self.network(ip_network(text)))
             return str(self.address(ip_address(text)))
-        except ValueError:  # a time of day, a version
-            return text
+        except ValueError:  # a time of day, a version; or an address in its network
+            return f"{self._address_text(address)}/{length}" if slash else text
 
     def of(self, value: _T) -> _T:
         """A dataclass, or what dataclasses hold, with all that is in it replaced."""
@@ -191,10 +259,16 @@ class Pseudonyms:
     def _field(self, holder: Any, name: str) -> Any:
         """A field whose text has a meaning of its own, or any other."""
         value = getattr(holder, name)
+        if isinstance(holder, NftChain) and name == "rules":
+            return {handle: self.rule(text) for handle, text in holder.rules.items()}
         if not value or not isinstance(value, str):
             return self._of(value)
         if isinstance(holder, Peer) and name == "name":
             return self.name(value)
+        if name in _IFNAMES.get(type(holder), ()):
+            return self.ifname(value)
+        if isinstance(holder, NftChain) and name in ("table", "name"):
+            return self.table(value) if name == "table" else self.chain(value)
         if (isinstance(holder, Namespace) and name == "name") or (
             isinstance(holder, Way) and name == "netns_name"
         ):
@@ -208,6 +282,15 @@ class Pseudonyms:
         if isinstance(holder, Claim) and name == "file":
             return f"/etc/wireguard/{self.name(value, 'file')}.conf"
         return self.text(value)
+
+
+_IFNAMES: Final[dict[type, tuple[str, ...]]] = {
+    AskedWay: ("ifname",),
+    Device: ("ifname",),
+    Route: ("oif",),
+    Way: ("oif",),
+}
+"""Fields that hold the name of an interface."""
 
 
 def _kept(address: IPAddress) -> int | None:

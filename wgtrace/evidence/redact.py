@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,9 +20,12 @@ from wgtrace.events.wire import (
     RECORDS,
     ConfigEventWire,
     DropEventWire,
+    EventKind,
     FlowWire,
     HandshakeEventWire,
+    InvariantEventWire,
     PacketEventWire,
+    PathEventWire,
     PeerWire,
     TotalKeyWire,
 )
@@ -38,6 +41,8 @@ from wgtrace.state.types import IPNetwork, Snapshot
 _PAYLOAD_KEPT: Final = 4  # the type of a message, and what stands for it in one of another protocol
 _TEXT_START: Final = 0xFFFF_FFFF_C000_0000  # where modules may lie; where this one lay is the host's secret
 _PAGE: Final = 4096
+_CORE_START: Final = 0xFFFF_FFFF_8100_0000  # and where the kernel's own code may lie
+_CORE_STEP: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,11 @@ def redacted(paths: Sequence[Path]) -> Redacted:
             file.close()
 
 
-def _known(files: Iterable[File]) -> tuple[set[IPNetwork], set[str]]:
-    """Networks in which an address stands for its place, and names of peers."""
+def _known(files: Iterable[File]) -> tuple[set[IPNetwork], set[str], set[str]]:
+    """Networks in which an address stands for its place, names of peers, and of interfaces."""
     nets: set[IPNetwork] = set()
     names: set[str] = set()
+    ifnames: set[str] = set()
     for file in files:
         for block in file.blocks():
             if not isinstance(block, Block):
@@ -86,12 +92,27 @@ def _known(files: Iterable[File]) -> tuple[set[IPNetwork], set[str]]:
                 peers = [peer for device in snapshot.devices for peer in device.peers]
                 nets.update(net for peer in peers for net in peer.allowed_ips)
                 names.update(peer.name for peer in peers if peer.name)
+                ifnames.update(device.ifname for device in snapshot.devices)
             elif block.kind == Kind.ASKED:
                 asked = file.understood(lambda body: loaded(Asked, body), block)
                 nets.update(claim.net for claim in asked.claims)
                 ways = [asked_way.way for asked_way in asked.ways]
                 nets.update(route.net for way in ways for route in (*way.defaults, *way.refusing))
-    return nets, names
+                ifnames.update(way.oif for way in ways)
+            elif block.kind == Kind.RECORDS:
+                records = file.understood(bodies.records, block)
+                ifnames.update(
+                    _text(PathEventWire.from_buffer_copy(raw).ifname) for raw in records if _is_path(raw)
+                )
+    return nets, names, ifnames
+
+
+def _is_path(raw: bytes) -> bool:
+    return kind_of(raw) == EventKind.PATH and len(raw) >= ctypes.sizeof(PathEventWire)
+
+
+def _text(field: Any) -> str:
+    return bytes(field).split(b"\0", 1)[0].decode(errors="replace")
 
 
 class _Writer:
@@ -99,6 +120,7 @@ class _Writer:
         self._to = to
         text = [symbol.address for symbol in facts.symbols]
         self._text = (min(text), max(text) + _PAGE) if text else (0, 0)
+        self._core: dict[int, int] = {}
         self._unknown_blocks = self._unknown_records = self._payloads = self._captured = 0
 
     def left_out(self) -> Iterable[str]:
@@ -135,7 +157,9 @@ class _Writer:
         if block.kind == Kind.STATE:
             return of(Snapshot)
         if block.kind == Kind.ASKED:
-            return of(Asked)
+            asked = file.understood(lambda body: loaded(Asked, body), block)
+            places = {self._address_of_code(at): text for at, text in asked.places.items()}
+            return dumped(replace(self._to.of(asked), places=places))
         if block.kind == Kind.RECORDS:
             records = file.understood(bodies.records, block)
             written = (self._record(growth.as_now(kind_of(record), record)) for record in records)
@@ -166,6 +190,12 @@ class _Writer:
         start, end = self._text
         return address - start + _TEXT_START if address and start <= address < end else 0
 
+    def _address_of_code(self, address: int) -> int:
+        """Of a function of WireGuard's, or of the kernel's: those are numbered, `Asked.places` names them."""
+        if not address or self._location(address):
+            return self._location(address)
+        return self._core.setdefault(address, _CORE_START + len(self._core) * _CORE_STEP)
+
     def _record(self, raw: bytes) -> bytes | None:
         kind = next((kind for kind in RECORDS if kind == kind_of(raw)), None)
         if kind is None or len(raw) < ctypes.sizeof(RECORDS[kind]):
@@ -173,6 +203,8 @@ class _Writer:
             return None
         wire: Any = RECORDS[kind].from_buffer_copy(raw)
         wire.hdr.len = ctypes.sizeof(wire)
+        if hasattr(wire, "device"):
+            self._name(wire.device.ifname, self._to.ifname)
         if isinstance(wire, DropEventWire):
             self._peer(wire.peer)
             self._flow(wire.inner)
@@ -184,13 +216,26 @@ class _Writer:
                 wire.payload[_PAYLOAD_KEPT:] = [0] * (len(wire.payload) - _PAYLOAD_KEPT)
             self._captured += bool(wire.captured_len)
             wire.captured_len = wire.captured_layer = 0
-        elif isinstance(wire, (HandshakeEventWire, PacketEventWire)):
+        elif isinstance(wire, PathEventWire):
             self._peer(wire.peer)
-            if isinstance(wire, PacketEventWire):
-                self._flow(wire.outer)
-            else:
-                self._flow(wire.inner)
-                self._address(wire.source, wire.peer.endpoint_family)
+            self._flow(wire.inner)
+            self._flow(wire.outer)
+            wire.location = self._address_of_code(wire.location)
+            self._name(wire.table, self._to.table)
+            self._name(wire.chain, self._to.chain)
+            self._name(wire.ifname, self._to.ifname)
+        elif isinstance(wire, InvariantEventWire):
+            self._peer(wire.peer)
+            self._flow(wire.inner)
+            wire.stack[:] = [self._address_of_code(address) for address in wire.stack]
+        elif isinstance(wire, PacketEventWire):
+            self._peer(wire.peer)
+            self._flow(wire.outer)
+        elif isinstance(wire, HandshakeEventWire):
+            self._peer(wire.peer)
+            self._flow(wire.inner)
+            self._address(wire.source, wire.peer.endpoint_family)
+            self._name(wire.out_ifname, self._to.ifname)
         elif not isinstance(wire, ConfigEventWire):
             self._unknown_records += 1  # its fields were never looked at here
             return None
@@ -198,6 +243,7 @@ class _Writer:
 
     def _total(self, raw: bytes) -> bytes:
         key = TotalKeyWire.from_buffer_copy(raw)
+        self._name(key.ifname, self._to.ifname)
         key.public_key[:] = list(self._to.raw_key(bytes(key.public_key)))
         return bytes(key)
 
@@ -208,6 +254,9 @@ class _Writer:
     def _flow(self, flow: FlowWire) -> None:
         self._address(flow.saddr, flow.family)
         self._address(flow.daddr, flow.family)
+
+    def _name(self, field: Any, another: Callable[[str], str]) -> None:
+        field[:] = list(another(_text(field)).encode()[: len(field) - 1].ljust(len(field), b"\0"))
 
     def _address(self, field: Any, family: int) -> None:
         size = {4: 4, 6: 16}.get(family, 0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wgtrace.diagnosis.words import count_of, listing, utc
+from wgtrace.events.invariants import INVARIANTS, Invariant
 from wgtrace.events.reasons import CATALOGUE, Reason
 from wgtrace.evidence.fixes import FIXES, Has, has, version_of
 from wgtrace.evidence.host import HostFact, decoded_taint
@@ -56,8 +57,9 @@ def report(seen: Seen, context: Context) -> str:
         (title(seen).removeprefix("wireguard: "), _first(seen, context)),
         ("System", _system(seen, context.host)),
         ("What was seen", _what(seen)),
+        ("Invariants", _invariants(seen)),
         ("Timeline", _timeline(seen)),
-        ("Where WireGuard freed the packets", _places(seen)),
+        ("Where the packets were freed", _places(seen)),
         ("Known fixes", _fixes(seen)),
         ("State before", _state(seen.before)),
         ("State after", _changes(seen.before, seen.after)),
@@ -77,7 +79,8 @@ def _first(seen: Seen, context: Context) -> Iterator[str]:
     begin = utc(seen.facts.clock.realtime_ns, 0)
     yield (
         f"On Linux {clean(seen.facts.kernel.release)} ({clean(seen.facts.kernel.machine)}), "
-        f"{count_of(count, 'packet')} dropped by WireGuard in {seen.summary.duration_s:.3g} s "
+        f"{count_of(count, 'packet')} dropped by WireGuard{_and_outside(seen)} in "
+        f"{seen.summary.duration_s:.3g} s "
         f"from {begin} UTC on, recorded by wgtrace {seen.facts.version}. "
         + (
             "Nothing was lost of what was to be seen."
@@ -96,6 +99,11 @@ def _first(seen: Seen, context: Context) -> Iterator[str]:
         )
         for text in context.left_out:
             yield f"- left out: {text}"
+
+
+def _and_outside(seen: Seen) -> str:
+    count = sum(seen.outside.values())
+    return f" and {count} of its tunnels elsewhere in the kernel" if count else ""
 
 
 def _system(seen: Seen, host: HostFact | None) -> Iterator[str]:
@@ -145,6 +153,12 @@ def _what(seen: Seen) -> Iterator[str]:
         for reason, count in seen.drops.most_common():
             yield f"| {count} | `{reason.id}` | {reason.direction.value} | {CATALOGUE[reason].means} |"
         yield ""
+    if seen.outside:
+        yield "| packets | the kernel's reason | where, outside of WireGuard |"
+        yield "|---:|---|---|"
+        for (layer, reason_id), count in seen.outside.most_common():
+            yield f"| {count} | `{clean(reason_id)}` | {layer} |"
+        yield ""
     steps: dict[str, int] = {}
     for total in seen.summary.handshakes:
         name = ":".join(filter(None, (total.code.id, total.sub_reason.id)))
@@ -164,6 +178,34 @@ def _what(seen: Seen) -> Iterator[str]:
         yield from (f"- not visible: {_escaped(text)}" for text in finding.not_visible)
 
 
+def _looks(seen: Seen, invariant: Invariant) -> tuple[int, int]:
+    """How often it was violated, and how often it was looked at."""
+    looks = [total for total in seen.summary.invariants if total.invariant is invariant]
+    return sum(total.count for total in looks if not total.holds), sum(total.count for total in looks)
+
+
+def _invariants(seen: Seen) -> Iterator[str]:
+    if not seen.summary.invariants:
+        yield "None was looked at: `wgtrace record --invariants` does, where there is something to look at."
+        return
+    yield "What holds on every sound kernel, and how often it was violated here:"
+    yield ""
+    yield "| invariant | violated | looked at | what holds | mended by |"
+    yield "|---|---:|---:|---|---|"
+    for invariant, row in INVARIANTS.items():
+        violated, count = _looks(seen, invariant)
+        number = f"**{violated}**" if violated else "0" if count else "-"
+        yield f"| `{invariant.id}` | {number} | {count} | {row.holds} | `{row.commit}` |"
+    for invariant, (what, stack) in seen.violations.items():
+        whose = " The peer's kernel is at fault, not this one." if INVARIANTS[invariant].of_peer else ""
+        yield ""
+        yield f"`{invariant.id}`, the first time: {what}.{whose}"
+        yield ""
+        yield "```"
+        yield from map(clean, stack)
+        yield "```"
+
+
 def _timeline(seen: Seen) -> Iterator[str]:
     yield "```"
     lines = seen.timeline or ("nothing happened",)
@@ -176,8 +218,16 @@ def _timeline(seen: Seen) -> Iterator[str]:
 
 
 def _places(seen: Seen) -> Iterator[str]:
+    if seen.other_places:
+        yield "Outside of WireGuard, for `scripts/faddr2line vmlinux`, or the module that has the function:"
+        yield ""
+        yield "```"
+        for (place, reason), count in seen.other_places.most_common():
+            yield f"{count:>8}  {clean(place)}  {reason}"
+        yield "```"
+        yield ""
     if not seen.places:
-        yield "No place is known: handshake messages are refused by a function's result."
+        yield "No place in WireGuard is known: handshake messages are refused by a function's result."
         return
     yield "For `scripts/faddr2line wireguard.ko`, with the module of the build id above."
     yield ""
@@ -198,14 +248,19 @@ def _fixes(seen: Seen) -> Iterator[str]:
         f"By the version alone, {text}: a distribution may have taken over more. "
         f"Of {len(FIXES)} known fixes this kernel lacks {sum(state is Has.NO for _, state in told)}."
     )
-    rows = [(fix, state) for fix, state in told if state is not Has.YES]
+    seen_here = {row.commit: _looks(seen, invariant) for invariant, row in INVARIANTS.items()}
+    rows = [
+        (fix, state) for fix, state in told if state is not Has.YES or seen_here.get(fix.commit, (0, 0))[0]
+    ]
     if rows:
         yield ""
-        yield "| commit | title | here | how it shows |"
-        yield "|---|---|---|---|"
+        yield "| commit | title | here | seen | how it shows |"
+        yield "|---|---|---|---|---|"
         for fix, state in rows:
-            here = "lacks it" if state is Has.NO else "not known"
-            yield f"| `{fix.commit}` | {fix.title} | {here} | {_cell(fix.tell)} |"
+            here = {Has.YES: "has it", Has.NO: "lacks it", Has.UNKNOWN: "not known"}[state]
+            violated, count = seen_here.get(fix.commit, (0, 0))
+            what = f"violated {violated} of {count_of(count, 'time')}" if count else "-"
+            yield f"| `{fix.commit}` | {fix.title} | {here} | {what} | {_cell(fix.tell)} |"
 
 
 def _state(snapshot: Snapshot) -> Iterator[str]:

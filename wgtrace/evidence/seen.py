@@ -11,12 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from wgtrace.diagnosis.outside import layer_of
 from wgtrace.diagnosis.words import short_key, utc
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.decode import Decoder
 from wgtrace.events.flow_filter import Filter
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import Reason
-from wgtrace.events.types import ConfigEvent, DropEvent, DropTotal, Event, HandshakeEvent, PacketEvent
+from wgtrace.events.types import (
+    ConfigEvent,
+    DropEvent,
+    DropTotal,
+    Event,
+    HandshakeEvent,
+    InvariantEvent,
+    PacketEvent,
+    PathEvent,
+)
 from wgtrace.outputs.console import make_console
 from wgtrace.outputs.jsonl import JsonLinesSink
 from wgtrace.outputs.table import TableSink
@@ -37,7 +48,11 @@ class Seen:
     Attributes:
         before: The configuration when it began; after: when it ended.
         timeline: What happened, a line each, what repeats in one.
-        places: How often WireGuard freed a packet where, by (place, reason).
+        outside: Packets that were dropped outside of WireGuard, by (layer, reason).
+        places: How often WireGuard freed a packet where, by (place, reason); `other_places`: the
+            rest of the kernel.
+        violations: What was found in place of what when an invariant did not hold, a sentence each, and
+            the stack of the first.
         table: As `wgtrace replay` shows it; lines: as its JSON lines.
     """
 
@@ -47,7 +62,10 @@ class Seen:
     summary: Summary
     drops: Counter[Reason] = field(default_factory=Counter)
     timeline: tuple[str, ...] = ()
+    outside: Counter[tuple[str, str]] = field(default_factory=Counter)
     places: Counter[tuple[str, str]] = field(default_factory=Counter)
+    other_places: Counter[tuple[str, str]] = field(default_factory=Counter)
+    violations: dict[Invariant, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     table: str = ""
     lines: str = ""
 
@@ -72,12 +90,18 @@ def seen(paths: Sequence[Path]) -> Seen:
     for total in last.told.totals:
         if isinstance(total, DropTotal):
             told.drops[total.reason] += total.count
+        else:
+            told.outside[layer_of(total.reason, total.hook), total.reason.id] += total.count
     timeline = _Timeline(told.facts.clock_offset_ns)
     with contextlib.closing(Recording(paths)) as recording:
         for event in _events(recording):
             timeline.take(event)
             if isinstance(event, DropEvent) and event.where:
                 told.places[event.where, event.reason.id] += 1
+            elif isinstance(event, PathEvent) and event.where:
+                told.other_places[event.where, event.reason.id] += 1
+            elif isinstance(event, InvariantEvent):
+                told.violations.setdefault(event.invariant, (violation(event), event.stack))
     told.timeline = tuple(timeline.ended())
     return told
 
@@ -148,6 +172,15 @@ class _Timeline:
         self._count = 0
 
 
+def violation(event: InvariantEvent) -> str:
+    """What was found in place of what."""
+    if event.invariant is Invariant.RESPONSE_INDEX:
+        return f"a response for {event.expected:08x} was taken by the handshake {event.found:08x}"
+    if event.invariant is Invariant.PADDING_ZERO:
+        return f"{event.found} of {event.length} bytes of padding are not zero"
+    return f"the time {event.expected} ns of the monotonic clock says that it is of clock {event.found}"
+
+
 def _told(event: Event) -> str:
     if isinstance(event, ConfigEvent):
         return f"configuration changed by {event.comm}"
@@ -155,10 +188,15 @@ def _told(event: Event) -> str:
         return ""
     who = f" {short_key(event.peer.public_key)}" if event.peer else ""
     name = event.device.ifname
+    if isinstance(event, InvariantEvent):
+        return f"{name}{who}: {event.invariant.id} violated: {violation(event)}"
     if isinstance(event, HandshakeEvent):
         numbers = [f"{n:08x}" for n in (event.sender_index, event.receiver_index) if n]
         which = f" [{' > '.join(numbers)}]" if numbers else ""
         attempt = f", attempt {event.attempt}" if event.attempt else ""
         return f"{name}{who}: {event.code.id}{which}{attempt}"
+    if isinstance(event, PathEvent):
+        where = event.where or "a place not known"
+        return f"{name}{who}: dropped outside of WireGuard, {event.reason.id}, at {where}"
     what = ":".join(filter(None, (event.reason.id, event.sub_reason.id)))
     return f"{name}{who}: dropped, {what}, at {event.where or 'a refused message'}"

@@ -10,7 +10,6 @@ from wgtrace.events.invariants import Invariant
 from wgtrace.probes.catalogue import WIREGUARD
 from wgtrace.probes.types import CONTEXT, Point, Probe
 
-
 INVARIANTS_FILE = "invariants.bpf.c"
 
 

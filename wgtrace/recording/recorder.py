@@ -215,8 +215,7 @@ class Recorder:
                 self._note_path(event)
                 return
             if isinstance(event, InvariantEvent):
-                for address in (int(text, 16) for text in event.stack):
-                    self._places.setdefault(address, self._source.describe(address))
+                self._note_places(event.stack)
                 return
             if isinstance(event, (ConfigEvent, PacketEvent)) or event.peer is None:
                 return
@@ -228,10 +227,17 @@ class Recorder:
                 self._flush()
                 self._write_asked(Flag.NONE)
 
+    def _note_places(self, addresses: Iterable[str]) -> None:
+        """Name addresses in the kernel before the first record that has them."""
+        new = {int(text, 16) for text in addresses if text} - set(self._places)
+        if new:
+            self._places |= {address: self._source.describe(address) for address in new}
+            self._flush()
+            self._write_asked(Flag.NONE)
+
     def _note_path(self, event: PathEvent) -> None:
         """Keep what a replay cannot ask for: names of code, rules, settings."""
-        if event.where:
-            self._places[int(event.where, 16)] = self._source.describe(int(event.where, 16))
+        self._note_places((event.where,))
         space = next((n for n in self._snapshot.namespaces if n.inode == event.netns), None)
         if space is None:
             return

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from wgtrace.events.invariants import Invariant
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
@@ -68,7 +69,7 @@ def test_a_row_is_whole(probe: Probe) -> None:
 def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
     known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode} | {PATH}
-    known |= {f"packet_{way.name.lower()}" for way in PacketWay}
+    known |= {f"packet_{way.name.lower()}" for way in PacketWay} | {i.id for i in Invariant}
 
     assert set(probe.gives) <= known
     assert len(set(probe.gives)) == len(probe.gives)
