@@ -140,7 +140,8 @@ def repro(
 
     It is run by bash, as root, such as the repro.sh of `wgtrace evidence`: exit status
     0 is a pass, 4 that it cannot run there, anything else a failure. Of the first failure
-    on a kernel its output and an archive of `wgtrace evidence` are kept.
+    on a kernel its output and an archive of `wgtrace evidence` are kept. Of all runs it is
+    told how often each invariant was looked at, and violated.
 
     \b
     wgtrace lab repro repro.sh --kernel 6.1.170 --kernel 6.1 --kernel 6.12 --runs 23
@@ -163,6 +164,8 @@ def repro(
             for line in (told.trouble, "it cannot run there" if told.is_skipped else ""):
                 if line:
                     click.echo(f"{'':<10} {line}")
+            for name, (violated, count) in told.invariants.items():
+                click.echo(f"{'':<10} {clean(name)}: violated {violated} of {count} times")
             if told.evidence:
                 click.echo(f"{'':<10} evidence: {told.evidence}")
             if told.failed:

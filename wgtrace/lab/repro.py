@@ -33,6 +33,7 @@ class Runs:
         first_failure: The last line of the first run that failed.
         evidence: The archive of it, None: there is none.
         trouble: Why there are not all of the runs, "" if there are.
+        invariants: By id, how often each was violated, and how often it was looked at.
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Runs:
     first_failure: str = ""
     evidence: Path | None = None
     trouble: str = ""
+    invariants: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -113,6 +115,8 @@ def _told(kernel: str, said: bytes) -> Runs:
             continue
         runs.release = told.get("release", runs.release)
         runs.trouble = told.get("trouble", runs.trouble)
+        for name, (violated, count) in told.get("invariants", {}).items():
+            runs.invariants[str(name)] = int(violated), int(count)
         if "status" in told:
             runs.statuses.append(int(told["status"]))
             if runs.failed == 1 and not runs.first_failure:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,7 @@ def main() -> int:
             _keep(work / "1.rec", out)
             recorder = _recorder(work / "2.rec") if run < runs else None
     _end(recorder)
+    _say(invariants=_invariants(path for path in (work / "1.rec", work / "2.rec") if path.exists()))
     return 0
 
 
@@ -92,6 +94,20 @@ def _end(recorder: subprocess.Popen[bytes] | None) -> None:
     if recorder:
         recorder.send_signal(signal.SIGINT)
         recorder.wait()
+
+
+def _invariants(recordings: Iterable[Path]) -> dict[str, tuple[int, int]]:
+    """How often each was violated, and looked at, in all runs."""
+    found: dict[str, tuple[int, int]] = {}
+    for recording in recordings:
+        command = ["wgtrace", "replay", "--json", "-q", str(recording)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.splitlines()
+        summary = json.loads(said[-1]) if said else {}
+        for look in summary.get("invariants", ()):
+            violated, count = found.get(look["invariant"], (0, 0))
+            here = look["violated"]
+            found[look["invariant"]] = violated + here, count + here + look["held"]
+    return found
 
 
 def _keep(recording: Path, out: Path) -> None:

@@ -62,12 +62,14 @@ def test_failures_are_counted_and_the_first_is_kept(script: Path) -> None:
     guest = Guest(
         {"release": "6.1.176"},
         *({"run": n, "status": int(n in (3, 5)), "last": f"the end of {n}"} for n in range(1, 8)),
+        {"invariants": {"padding_zero": [2, 9]}},
         evidence=True,
     )
     (told,) = runs(guest, script)
 
     assert (told.kernel, told.release, len(told.statuses), told.failed) == ("6.1", "6.1.176", 7, 2)
     assert told.first_failure == "the end of 3"
+    assert told.invariants == {"padding_zero": (2, 9)}
     assert told.evidence == script.parent / "out/6.1/evidence.tar.gz"
     assert (told.trouble, told.is_skipped) == ("", False)
     assert guest.jobs[0].argv[-1] == "7"
@@ -161,6 +163,17 @@ def test_a_version_that_debian_no_longer_has() -> None:
     assert refused.value.because == "of 6.12 it has: 6.12.73, 6.12.90"
 
 
+LOOKS = json.dumps(
+    {
+        "invariants": [
+            {"invariant": "padding_zero", "held": 7, "violated": 2},
+            {"invariant": "padding_zero", "held": 1, "violated": 0},
+            {"invariant": "tstamp_type", "held": 5, "violated": 0},
+        ]
+    }
+)
+
+
 def guest_half(tmp_path: Path, script: str, count: int) -> tuple[list[dict[str, object]], Path]:
     """Run the guest's half with a wgtrace that is a script: it records and keeps as the real one does."""
     bin_dir, out, work = tmp_path / "bin", tmp_path / "out", tmp_path / "work"
@@ -170,6 +183,7 @@ def guest_half(tmp_path: Path, script: str, count: int) -> tuple[list[dict[str, 
     (bin_dir / "wgtrace").write_text(
         "#!/bin/bash\n"
         'if [ "$1" = record ]; then trap "exit 0" INT; touch "$5" "$7"; while :; do sleep 0.02; done\n'
+        f"elif [ \"$1\" = replay ]; then echo '{LOOKS}'\n"
         'else cp "$5" "$4"; fi\n'
     )
     (bin_dir / "wgtrace").chmod(0o755)
@@ -189,7 +203,9 @@ def test_the_guest_keeps_the_first_failure(tmp_path: Path) -> None:
     count = f"n=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n + 1)) >{tmp_path}/n\n"
     told, out = guest_half(tmp_path, count + 'echo "run $n"; [ $n -lt 2 ]\n', 5)
 
-    assert [line.get("status") for line in told] == [None, 0, 0, 1, 1, 1]
+    assert [line.get("status") for line in told] == [None, 0, 0, 1, 1, 1, None]
+    # of the recording of the first three runs and of that of the others
+    assert told[-1] == {"invariants": {"padding_zero": [4, 20], "tstamp_type": [0, 10]}}
     assert told[3]["last"] == "run 2"
     assert (out / "first-failure.txt").read_text() == "run 2\n"
     assert (out / "evidence.tar.gz").exists()
@@ -199,5 +215,5 @@ def test_the_guest_stops_where_it_cannot_run(tmp_path: Path) -> None:
     """One run is enough to know; nothing is kept."""
     told, out = guest_half(tmp_path, "echo SKIP; exit 4\n", 5)
 
-    assert [line.get("status") for line in told] == [None, 4]
+    assert [line.get("status") for line in told] == [None, 4, None]
     assert list(out.iterdir()) == []
