@@ -38,7 +38,7 @@ def _table(said: str) -> dict[str, tuple[int, int, dict[str, tuple[int, int]]]]:
 def test_a_bug_is_there_before_its_fix_and_gone_after(
     script: str, invariant: str, append: str, tmp_path: Path
 ) -> None:
-    """Script and invariant agree on both kernels; what is kept of the first failure tells it to a stranger."""
+    """Script and invariant agree on both kernels; what is kept of the first failure tells it."""
     command = [*LAB, "repro", str(BUGS / script), "--runs", str(RUNS), "--append", append]
     command += ["--kernel", BEFORE, "--kernel", AFTER, "--copy-out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -65,4 +65,4 @@ def test_a_bug_is_there_before_its_fix_and_gone_after(
     assert "known-kernel-bug" in {finding["slug"] for finding in findings}
     violated = sum(look["violated"] for look in json.loads(said[-1])["invariants"])
     assert f"**{violated}**" in (case / "report.md").read_text()
-    subprocess.run(["bash", "-n", case / "repro.sh"], check=True)
+    assert (case / "repro.sh").read_bytes() == (BUGS / script).read_bytes()

@@ -36,6 +36,12 @@ _SUFFIXES = (".tar.gz", ".tgz")
 @options.names
 @options.invariants
 @options.ready_file
+@click.option(
+    "--repro",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="SCRIPT",
+    help="Put this script in as repro.sh, as it is, instead of one made of the configuration.",
+)
 @click.option("--no-redact", is_flag=True, help="Keep public keys, addresses and names as they are.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def evidence(
@@ -47,6 +53,7 @@ def evidence(
     names: Path | None,
     invariants: bool,
     ready_file: Path | None,
+    repro: Path | None,
     no_redact: bool,
     quiet: bool,
 ) -> None:
@@ -76,6 +83,7 @@ def evidence(
     from wgtrace.evidence.archive import write
     from wgtrace.evidence.bundle import bundle
 
+    script = repro.read_bytes() if repro else None
     if duration is None:
         if netns or everywhere or names or invariants or ready_file:
             raise UsageError(
@@ -84,11 +92,11 @@ def evidence(
                 "add --duration",
             )
         files = _files(what)
-        made = bundle(files, redact=not no_redact, root=_root(path))
+        made = bundle(files, redact=not no_redact, root=_root(path), repro=script)
     else:
         with _run(what, netns, everywhere, names, duration, invariants, ready_file) as files:
             progress("making the archive ...")
-            made = bundle(files, redact=not no_redact, root=_root(path))
+            made = bundle(files, redact=not no_redact, root=_root(path), repro=script)
     write(path, made.data)
     if not quiet:
         from wgtrace.outputs.clean import clean

@@ -28,7 +28,7 @@ _FILES = {
     "state-after.json": "the configuration when it ended",
     "facts.json": "kernel, probes, clocks",
     "config.gz": "the kernel's configuration",
-    "repro.sh": "a self-checking script with this configuration",
+    "repro.sh": "a self-checking script",
 }
 
 
@@ -46,13 +46,20 @@ class Bundle:
     files: int
 
 
-def bundle(paths: Sequence[Path], *, redact: bool = True, root: str = "wgtrace-evidence") -> Bundle:
+def bundle(
+    paths: Sequence[Path],
+    *,
+    redact: bool = True,
+    root: str = "wgtrace-evidence",
+    repro: bytes | None = None,
+) -> Bundle:
     """The archive of a recording.
 
     Args:
         paths: All files of one run.
         redact: With pseudonyms for keys, addresses and names.
         root: Directory in the archive.
+        repro: The script that brings it out; None: one is made of the configuration.
 
     Raises:
         UsageError: One is no recording.
@@ -74,15 +81,18 @@ def bundle(paths: Sequence[Path], *, redact: bool = True, root: str = "wgtrace-e
         }
         if host and host.config:
             content["config.gz"] = host.config
-        if device:
+        if repro is not None:
+            content["repro.sh"] = repro
+        elif device:
             troubled = {t.public_key for t in told.summary.totals if t.public_key}
             content["repro.sh"] = script(device, told.drops, troubled, _plain_title(told)).encode()
         context = Context(
             host,
             left_out,
-            not_provoked(told.drops, device) if device else (),
-            device is not None,
+            not_provoked(told.drops, device) if device and repro is None else (),
+            "repro.sh" in content,
             {name: what for name, what in (_FILES | recordings).items() if name in content},
+            is_given=repro is not None,
         )
         content["report.md"] = report(told, context).encode()
         archive.check(content, _public_keys(told), files)

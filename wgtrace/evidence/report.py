@@ -33,6 +33,7 @@ class Context:
         left_out: What is not in the recording any more, None: it is as it was made.
         not_provoked: By repro.sh; has_repro: whether there is one.
         files: Names of the other files, and what they are.
+        is_given: repro.sh is the script that was run, not one that was made of the configuration.
     """
 
     host: HostFact | None
@@ -40,6 +41,7 @@ class Context:
     not_provoked: Sequence[Reason]
     has_repro: bool
     files: Mapping[str, str]
+    is_given: bool = False
 
 
 def title(seen: Seen) -> str:
@@ -326,6 +328,9 @@ def _reproduce(context: Context) -> Iterator[str]:
     yield "sudo ./repro.sh"
     yield "```"
     yield ""
+    if context.is_given:
+        yield "It is what was run when this was recorded. `wgtrace lab repro repro.sh` runs it on other kernels."
+        return
     yield (
         "It makes namespaces of its own with this configuration, fresh keys and documentation addresses, "
         "provokes what was seen, and exits with 1 if WireGuard does not do what it should. "

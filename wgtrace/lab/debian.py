@@ -267,7 +267,7 @@ def debian_archives() -> tuple[str, str]:
 
 
 def _unpack_kernel(tree: Path, root: Path) -> str:
-    """Take the kernel, its modules (uncompressed: xz is slow under emulation) and busybox."""
+    """Take the kernel, its config, its modules (uncompressed: xz is slow under emulation) and busybox."""
     version = ""
     with tarfile.open(tree) as tar:
         for member in tar:
@@ -279,6 +279,8 @@ def _unpack_kernel(tree: Path, root: Path) -> str:
                 version = parts[2]
             if name.startswith("boot/vmlinuz-") or parts[3:] == ("vmlinuz",):
                 target = root / "vmlinuz"
+            elif name.startswith("boot/config-"):  # where `wgtrace evidence` finds it too
+                target = root / "usr/lib/modules" / name.removeprefix("boot/config-") / "config"
             elif parts[:2] == ("lib", "modules"):
                 target = root / "usr" / name
             elif name == "bin/busybox":

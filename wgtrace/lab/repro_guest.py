@@ -41,7 +41,7 @@ def main() -> int:
             is_kept = True
             (out / "first-failure.txt").write_text(said)
             _end(recorder)
-            _keep(work / "1.rec", out)
+            _keep(work / "1.rec", script, out)
             recorder = _recorder(work / "2.rec") if run < runs else None
     _end(recorder)
     _say(invariants=_invariants(path for path in (work / "1.rec", work / "2.rec") if path.exists()))
@@ -110,11 +110,12 @@ def _invariants(recordings: Iterable[Path]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _keep(recording: Path, out: Path) -> None:
+def _keep(recording: Path, script: str, out: Path) -> None:
     """The archive of the run that failed."""
     if not recording.exists():
         return
     command = ["wgtrace", "evidence", "-q", "-o", str(out / "evidence.tar.gz"), str(recording)]
+    command += ["--repro", script]
     if subprocess.run(command, check=False).returncode:
         _say(trouble="wgtrace evidence failed")
 

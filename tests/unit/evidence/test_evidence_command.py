@@ -43,6 +43,20 @@ def test_of_a_recording(tmp_path: Path) -> None:
     assert (tmp_path / "again.tgz").exists()
 
 
+def test_a_script_that_was_run_is_the_repro(tmp_path: Path) -> None:
+    """It is in the archive as it is, and the report says what it is; one with a key in it is refused."""
+    script, path = tmp_path / "mine.sh", tmp_path / "case.tar.gz"
+    script.write_text("echo mine\n")
+    assert evidence("-o", path, RECORDING, "--repro", script).returncode == 0
+    subprocess.run(["tar", "-xzf", path, "-C", tmp_path], check=True)
+
+    assert (tmp_path / "case/repro.sh").read_text() == "echo mine\n"
+    assert "It is what was run when this was recorded." in (tmp_path / "case/report.md").read_text()
+    script.write_text(f"echo {CANARY}\n")
+    done = evidence("-o", tmp_path / "no.tar.gz", RECORDING, "--repro", script, CANARY=CANARY)
+    assert (done.returncode, (tmp_path / "no.tar.gz").exists()) == (3, False)
+
+
 def test_the_recording_in_it_is_one(tmp_path: Path) -> None:
     """A stranger can replay it: it tells of as many drops."""
     path = tmp_path / "case.tar.gz"
