@@ -329,7 +329,7 @@ def _reproduce(context: Context) -> Iterator[str]:
     yield "```"
     yield ""
     if context.is_given:
-        yield "It is what was run when this was recorded. `wgtrace lab repro repro.sh` runs it on other kernels."
+        yield "It is what was run when this was recorded. `wgtrace lab repro` runs it on other kernels."
         return
     yield (
         "It makes namespaces of its own with this configuration, fresh keys and documentation addresses, "
