@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from wgtrace.commands import options
-from wgtrace.commands.terminal import sink_of, warn
+from wgtrace.commands.terminal import sink_of, story_sink_of, warn
 from wgtrace.commands.view import public_keys
 from wgtrace.events.reasons import Direction
 
-_VIEWS = ("drops",)
+_VIEWS = ("drops", "handshakes")
 
 
 @click.command(short_help="Show a recording, anywhere and without root.")
@@ -50,19 +50,24 @@ def replay(
 
     Of a rotation give all files, in any order, or those of interest. It needs
     neither root nor BCC nor WireGuard. What is missing of the recording (it was cut,
-    a byte was changed, the disk was full) is said, and the rest is shown.
+    a byte was changed, the disk was full) is said, and the rest is shown. Of handshakes
+    it has what was sent, accepted and refused; why one was wanted, by which route it
+    left, and histograms only `wgtrace handshakes` itself can tell.
 
     \b
     wgtrace replay wg0.rec
     wgtrace replay wg0.rec --peer berlin --json
+    wgtrace replay wg0.rec --view handshakes
     wgtrace replay /var/log/wg.rec*
 
     \b
     Exit status: 0 shown; 1 findings of severity error (--exit-code); 2 wrong
     usage, or no recording; 3 not permitted to read it, or of a newer wgtrace.
     """
-    from wgtrace.pipeline import DropsRun, Limits, Signals
+    from wgtrace.handshakes import HandshakesRun
+    from wgtrace.pipeline import DropsRun, Limits, Run, Signals
     from wgtrace.recording.replay import Recording
+    from wgtrace.story import REASONS
 
     with contextlib.closing(Recording(files)) as recording, Signals() as signals:
         known = {key: peer.name for key, peer in recording.peers().items()} if peers else {}
@@ -71,9 +76,13 @@ def replay(
             peers=frozenset(key for text in peers for key in public_keys(text, known, "the recording")),
             directions=frozenset(Direction(text) for text in directions),
         )
-        sinks = [sink_of(as_json, quiet)]
-        view = {"drops": DropsRun}[view_name]
-        run = view(recording, recording, sinks, wanted, warn, recording.asked)
+        how = (warn, recording.asked)
+        run: Run
+        if view_name == "handshakes":
+            wanted = replace(wanted, reasons=wanted.reasons or REASONS)
+            run = HandshakesRun(recording, recording, [story_sink_of(as_json, quiet)], wanted, *how)
+        else:
+            run = DropsRun(recording, recording, [sink_of(as_json, quiet)], wanted, *how)
         run.start()
         findings = run.run(Limits(), signals)
     if exit_code and any(finding.severity.value == "error" for finding in findings):

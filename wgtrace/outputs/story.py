@@ -133,16 +133,20 @@ def _sums(steps: dict[tuple[HandshakeCode, SubReason], int], refusals: dict[str,
         return steps.get((code, sub), 0)
 
     complete = HandshakeCode.HANDSHAKE_COMPLETE
+    both = of(complete)  # a recording does not say who began
+    has_roles = not both or any(of(complete, role) for role in (SubReason.INITIATOR, SubReason.RESPONDER))
     told = []
     if sent := of(HandshakeCode.INIT_SENT):
         retries, up = of(HandshakeCode.RETRY), of(complete, SubReason.INITIATOR)
         again = f" ({count_of(retries, 'retry').replace('retrys', 'retries')})" if retries else ""
-        told.append(f"{count_of(sent, 'initiation')} sent{again}, {count_of(up, 'session')} up")
+        sessions = f", {count_of(up, 'session')} up" if has_roles else ""
+        told.append(f"{count_of(sent, 'initiation')} sent{again}{sessions}")
     if received := of(HandshakeCode.INIT_ACCEPTED):
         confirmed = of(complete, SubReason.RESPONDER)
-        told.append(
-            f"{count_of(received, 'initiation')} accepted, {count_of(confirmed, 'session')} confirmed"
-        )
+        sessions = f", {count_of(confirmed, 'session')} confirmed" if has_roles else ""
+        told.append(f"{count_of(received, 'initiation')} accepted{sessions}")
+    if not has_roles:
+        told.append(f"{count_of(both, 'session')} up")
     if given_up := of(HandshakeCode.GIVE_UP):
         told.append(f"given up {'once' if given_up == 1 else f'{given_up} times'}")
     told += [f"{reason} {count}" for reason, count in sorted(refusals.items())]

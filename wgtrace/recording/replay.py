@@ -100,6 +100,10 @@ class Recording:
         counts = {key: count - self._sums_before.get(key, 0) for key, count in self._sums.items()}
         return [(self._growth.as_now(TOTAL_KEY, key), count) for key, count in counts.items() if count]
 
+    def handshake_times(self) -> list[tuple[bytes, list[bytes]]]:
+        """None: `record` has no such map."""
+        return []
+
     def counters(self) -> Counters:
         """Losses and limits, as last written down."""
         before = self._counted_before

@@ -187,3 +187,21 @@ def test_a_reader_that_goes_away_ends_it_quietly(readable: Path) -> None:
 def test_each_kind_of_record_is_known_to_the_recorder() -> None:
     """A kind that is added to the ABI is added to the sizes by which old records are read."""
     assert set(RECORDS) == set(EventKind)
+
+
+def test_the_handshakes_of_a_recording(readable: Path) -> None:
+    """Each step that it has is told, and sums of these; what it does not have is not said to be none."""
+    done = replay("--view", "handshakes", readable)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines if line[2:3] == ":"] == [
+        "response sent to 10.0.0.1:1111",
+        "initiation accepted",
+        "session up",
+    ]
+    assert "  berlin: 1 initiation accepted; 1 session up" in lines
+    told = [
+        json.loads(line) for line in replay("--json", "--view", "handshakes", readable).stdout.splitlines()
+    ]
+    assert [line["event"] for line in told if line["type"] == "handshake"][-1] == "handshake_complete"
