@@ -134,10 +134,11 @@ def kernel_image(kernel: Kernel) -> Image:
         package, release, backports = kernel.kernel, kernel.release, kernel.backports
         if "=" in package:
             found = packages_of(kernel, archived())
-            package, release, backports = f"{found.name}={found.version}", found.release, True
+            package, release = f"{found.name}={found.version}", found.release
+            backports = found.suite == f"{release}-backports"
         options = ["--variant=extract", f"--include={package},busybox-static"]
-        if kernel.backports:
-            options.append(f'--aptopt=APT::Default-Release "{kernel.release}-backports"')
+        if backports:
+            options.append(f'--aptopt=APT::Default-Release "{release}-backports"')
         debootstrap(options, release, backports=backports, output=tree)
         root = target / "root"
         version = _unpack_kernel(tree, root)
@@ -161,12 +162,17 @@ class Package:
 
     Args:
         version: Of the package, such as 6.12.73-1~bpo12+1.
-        release: The release that it is for, in any of its suites.
+        suite: That has it, such as bookworm-security.
     """
 
     name: str
     version: str
-    release: str
+    suite: str
+
+    @property
+    def release(self) -> str:
+        """The release that the suite is of."""
+        return self.suite.partition("-")[0]
 
 
 def archived() -> list[Package]:
@@ -194,8 +200,7 @@ def archived() -> list[Package]:
     found = []
     for line in listing.splitlines():
         name, version, origin = (part.strip() for part in line.split("|"))
-        suite = origin.split()[1].partition("/")[0]
-        found.append(Package(name, version, suite.partition("-")[0]))
+        found.append(Package(name, version, origin.split()[1].partition("/")[0]))
     return found
 
 

@@ -133,10 +133,10 @@ THERE = [
     debian.Package("linux-image-6.1.0-47-cloud-amd64", "6.1.170-3", "bookworm"),
     debian.Package("linux-image-6.1.0-47-amd64", "6.1.170-3", "bookworm"),
     debian.Package("linux-image-6.1.0-50-cloud-amd64", "6.1.176-1", "bookworm"),
-    debian.Package("linux-image-6.12.90+deb12-cloud-amd64", "6.12.90-3~bpo12+1", "bookworm"),
-    debian.Package("linux-image-6.12.90+deb13-cloud-amd64", "6.12.90-1", "trixie"),
+    debian.Package("linux-image-6.12.90+deb12-cloud-amd64", "6.12.90-3~bpo12+1", "bookworm-backports"),
+    debian.Package("linux-image-6.12.90+deb13-cloud-amd64", "6.12.90-1", "trixie-security"),
     debian.Package("linux-image-6.12.90+deb13.1-cloud-amd64", "6.12.90-2", "trixie"),
-    debian.Package("linux-image-6.12.73+deb12-cloud-amd64", "6.12.73-1~bpo12+1", "bookworm"),
+    debian.Package("linux-image-6.12.73+deb12-cloud-amd64", "6.12.73-1~bpo12+1", "bookworm-backports"),
 ]
 
 
