@@ -21,6 +21,7 @@ from wgtrace.commands import options
 from wgtrace.commands.drops import drops
 from wgtrace.diagnosis.explain import SLUGS
 from wgtrace.errors import UnsupportedError, UsageError
+from wgtrace.events.invariants import INVARIANTS
 from wgtrace.events.reasons import CATALOGUE, Reason
 from wgtrace.merge.findings import SLUGS as MERGE_SLUGS
 from wgtrace.outputs import fields
@@ -89,6 +90,13 @@ def test_reasons_are_those_of_the_catalogue() -> None:
 def test_findings_are_those_of_the_rules() -> None:
     """The table of findings has each slug that a rule can give, and no other."""
     assert [row[0] for row in table("Findings", "finding")] == [f"`{slug}`" for slug in SLUGS]
+
+
+def test_invariants_are_those_of_the_code() -> None:
+    """The table of invariants has each, and the commit without which a kernel violates it."""
+    expected = [(f"`{invariant.id}`", f"`{row.commit}`") for invariant, row in INVARIANTS.items()]
+
+    assert [(row[0], row[2].split()[0]) for row in table("Invariants", "invariant")] == expected
 
 
 def test_findings_of_two_ends_are_those_of_the_code() -> None:
@@ -237,8 +245,8 @@ def test_files_exist() -> None:
 
 
 def test_it_stays_short() -> None:
-    """README is read at night: it stays below 730 lines, for eleven commands."""
-    assert len(TEXT.splitlines()) < 730
+    """README is read at night: it stays below 770 lines, for eleven commands and bugs of kernels."""
+    assert len(TEXT.splitlines()) < 770
 
 
 def test_the_licence_is_the_whole_gpl_2() -> None:

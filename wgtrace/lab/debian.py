@@ -135,7 +135,7 @@ def kernel_image(kernel: Kernel) -> Image:
         if "=" in package:
             found = packages_of(kernel, archived())
             package, release = f"{found.name}={found.version}", found.release
-            backports = found.suite == f"{release}-backports"
+            backports = found.suite.endswith("-backports")
         options = ["--variant=extract", f"--include={package},busybox-static"]
         if backports:
             options.append(f'--aptopt=APT::Default-Release "{release}-backports"')

@@ -19,7 +19,7 @@ from typing import Final
 
 SKIPPED: Final = 4
 WORK = Path("/run/repro")
-_START_S: Final = 180
+_START_S: Final = 900
 _RUN_S: Final = 600
 
 
