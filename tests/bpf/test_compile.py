@@ -149,3 +149,13 @@ def test_every_tracepoint_is_in_the_kernel(kernel: Kernel) -> None:
 
     assert (parameters["kfree_skb"] or ())[:3] == ("skb", "location", "reason")
     assert parameters["consume_skb"] in (("skb",), ("skb", "location"))
+
+
+def test_where_an_skb_says_of_which_clock_its_time_is(kernel: Kernel) -> None:
+    """One bit, or two since there is more than the monotonic clock; without any, nothing could be looked at."""
+    bits = {"6.1": 1}.get(kernel.release, 2)
+    place = kernel.vmlinux.bits_of("sk_buff", "mono_delivery_time" if bits == 1 else "tstamp_type")
+
+    assert place is not None
+    assert place[1] == bits
+    assert clock_of_time(kernel.vmlinux).split()[2::3] == [str(place[0]), str(bits)]
