@@ -152,7 +152,7 @@ def test_every_tracepoint_is_in_the_kernel(kernel: Kernel) -> None:
 
 
 def test_where_an_skb_says_of_which_clock_its_time_is(kernel: Kernel) -> None:
-    """One bit, or two since there is more than the monotonic clock; without any, nothing could be looked at."""
+    """One bit, or two since there are more clocks than two; without any, nothing could be looked at."""
     bits = {"6.1": 1}.get(kernel.release, 2)
     place = kernel.vmlinux.bits_of("sk_buff", "mono_delivery_time" if bits == 1 else "tstamp_type")
 
