@@ -102,9 +102,10 @@ subprocess.run([*tc[:2], "del", *tc[3:6]], check=True)
 sock.sendall(bytes(count - 1))
 '
 coproc receiver { in_ "$RECEIVER" python3 -c "$RECEIVE"; }
-read -r -u "${receiver[0]}" -t 60 said || fail "the receiver does not listen"
+exec {from}<&"${receiver[0]}" {to}>&"${receiver[1]}" # bash forgets these when it ends
+read -r -u "$from" -t 60 said || fail "the receiver does not listen"
 in_ "$SENDER" timeout 120 python3 -c "$SEND" "$RATE" "$BYTES" || fail "cannot send"
-read -r -u "${receiver[0]}" -t 120 got took || fail "nothing came"
+read -r -u "$from" -t 120 got took || fail "nothing came"
 [[ $got == "$BYTES" ]] || fail "$got of $BYTES bytes came"
 told="$BYTES bytes at $RATE bytes a second took $took ms, Linux $(uname -r)"
 ((took >= LEAST_MS)) || fail "not paced: $told"

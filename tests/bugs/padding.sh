@@ -150,10 +150,11 @@ while came < 60:
 print(came, padded, stale, flush=True)
 '
 coproc receiver { in_ "$RECEIVER" python3 -c "$RECEIVE"; }
-echo "$program" >&"${receiver[1]}"
-read -r -u "${receiver[0]}" -t 60 said || fail "the program does not listen"
+exec {from}<&"${receiver[0]}" {to}>&"${receiver[1]}" # bash forgets these when it ends
+echo "$program" >&"$to"
+read -r -u "$from" -t 60 said || fail "the program does not listen"
 in_ "$SOURCE" python3 -c "$SEND"
-read -r -u "${receiver[0]}" -t 60 came padded stale || fail "not all packets came"
+read -r -u "$from" -t 60 came padded stale || fail "not all packets came"
 told="of $came packets $padded were filled up, Linux $(uname -r)"
 [[ $stale == 0 ]] || fail "$stale of them not with zeros: $told"
 say PASS "all with zeros: $told"
