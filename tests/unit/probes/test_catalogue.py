@@ -107,7 +107,7 @@ def test_every_reason_is_given() -> None:
 
 def test_drops_pays_nothing_for_the_story() -> None:
     """What only handshakes tells is in no row of drops, and no row of handshakes looks at packets."""
-    assert {probe.file for probe in CATALOGUE} == {"drop.bpf.c", "handshake.bpf.c"}
+    assert {probe.file for probe in CATALOGUE} == {"drop.bpf.c", "handshake.bpf.c", "path.bpf.c"}
     assert {probe.file for probe in HANDSHAKES} == {"handshake.bpf.c", "story.bpf.c"}
     assert not [probe for probe in HANDSHAKES if probe.point is Point.TRACEPOINT]
 
