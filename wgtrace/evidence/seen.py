@@ -189,7 +189,9 @@ def _told(event: Event) -> str:
     who = f" {short_key(event.peer.public_key)}" if event.peer else ""
     name = event.device.ifname
     if isinstance(event, InvariantEvent):
-        return f"{name}{who}: {event.invariant.id} violated: {violation(event)}"
+        # of packets one like the other: a row of them is one line
+        what = f": {violation(event)}" if event.invariant is Invariant.RESPONSE_INDEX else ""
+        return f"{name}{who}: {event.invariant.id} violated{what}"
     if isinstance(event, HandshakeEvent):
         numbers = [f"{n:08x}" for n in (event.sender_index, event.receiver_index) if n]
         which = f" [{' > '.join(numbers)}]" if numbers else ""
