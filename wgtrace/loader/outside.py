@@ -29,7 +29,9 @@ _NO_LOSS: Final = frozenset(
 _THOUGH_DELIVERED: Final = frozenset({"NETFILTER_DROP", "XFRM_POLICY"})
 _COMING_IN: Final = frozenset({"CPU_BACKLOG", "XDP"})
 
-QUIET: Final = ("packet_rcv", "packet_rcv_spkt", "tpacket_rcv")
+PARTS: Final = ("skb_release_data",)
+"""Frees the fragments that a packet is made of, whether that was dropped or delivered."""
+COPIES: Final = ("packet_rcv", "packet_rcv_spkt", "tpacket_rcv")
 """Functions that drop copies for packet sockets: what tcpdump(8) does not take is no loss."""
 
 
@@ -96,7 +98,7 @@ def path_config(
 
     Args:
         nft_symbols: Of the module nf_tables, if it is loaded; nft: its types.
-        quiet: Where the functions of `QUIET` are.
+        quiet: Where the functions are that drop what is no packet of its own.
 
     Raises:
         UnsupportedError: nf_tables lacks a member or symbol that is needed.

@@ -326,8 +326,9 @@ class Tracer:
 
     def _configure_path(self) -> None:
         names = self.kernel_reasons
-        if "PACKET_SOCK_ERROR" not in names.values():  # else those copies have a reason of their own
-            self._quiet = kernel.function_ranges(outside.QUIET)
+        # Else those copies have a reason of their own.
+        copies = () if "PACKET_SOCK_ERROR" in names.values() else outside.COPIES
+        self._quiet = kernel.function_ranges((*outside.PARTS, *copies))
         self._maps["path_config"].update(_FIRST, bytes(outside.path_config(quiet=self._quiet)))
         for slot, rule in outside.path_rules(names, self._settings.wanted).items():
             if rule:
