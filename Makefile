@@ -53,7 +53,7 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
 		| $(BIN)/pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@echo "$(CURDIR)" > $$(echo .venv/lib/python3.*/site-packages)/wgtrace.pth
-	@printf '%s\n' '#!$(CURDIR)/$(BIN)/python' 'import sys' '' 'from wgtrace.cli import main' '' 'sys.exit(main())' \
+	@printf '%s\n' '#!$(CURDIR)/$(BIN)/python' 'import wgtrace.__main__' \
 		> $(BIN)/wgtrace
 	@chmod 755 $(BIN)/wgtrace
 	@touch $@
@@ -92,7 +92,7 @@ install:
 	find $(LIBDIR) -name __pycache__ -prune -exec rm -r {} +
 	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(LIBDIR)
 	@printf '%s\n' '#!$(PYTHON)' 'import sys' '' 'sys.path.insert(0, "$(PREFIX)/lib/wgtrace")' \
-		'from wgtrace.cli import main' '' 'sys.exit(main())' > $(LAUNCHER)
+		'import wgtrace.__main__' > $(LAUNCHER)
 	chmod 755 $(LAUNCHER)
 # The first start need not wait for the compiler; without WireGuard in the kernel it is still too early.
 	@[ -n "$(DESTDIR)" ] || $(PYTHON) -c 'import sys; sys.path.insert(0, "$(PREFIX)/lib/wgtrace"); \

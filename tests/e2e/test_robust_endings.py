@@ -112,18 +112,6 @@ def _after(seconds: float, number: signal.Signals) -> Callable[[Run], None]:
     return end
 
 
-def _with_libbpf(number: signal.Signals) -> Callable[[Run], None]:
-    """At a moment after the last library was loaded, where the long work begins."""
-    seconds = _random.uniform(0, 3)
-
-    def end(run: Run) -> None:
-        maps = Path(f"/proc/{run.process.pid}/maps")
-        wait_until(lambda: "libbpf" in maps.read_text(), START_S)
-        _after(seconds, number)(run)
-
-    return end
-
-
 def _by_itself(run: Run) -> None:
     """Nothing is done."""
 
@@ -186,7 +174,9 @@ ENDINGS = {
     "sigterm-while-starting": Ending(
         _after(_random.uniform(1, 4), signal.SIGTERM), (0, -signal.SIGTERM, 128 + signal.SIGTERM)
     ),
-    "sigint-while-starting": Ending(_with_libbpf(signal.SIGINT), (0, 128 + signal.SIGINT)),
+    "sigint-while-starting": Ending(
+        _after(_random.uniform(0, 4), signal.SIGINT), (0, -signal.SIGINT, 128 + signal.SIGINT)
+    ),
     "sigkill-while-starting": Ending(_after(_random.uniform(1, 4), signal.SIGKILL), (-signal.SIGKILL,)),
     "little-memory": Ending(_ready_or_dead, _ANY_END, shell=_LITTLE),
     "probes": Ending(_by_itself, arguments=("probes",), said="wg-packet-purge-staged-packets"),

@@ -34,7 +34,7 @@ from wgtrace.lab.wire import FrameKind, FrameParser, TornStreamError
 
 _PACKAGE = Path(__file__).parent.parent
 _GUEST_PACKAGE = "usr/lib/python3/dist-packages/wgtrace"
-_LAUNCHER = b"#!/usr/bin/python3\nimport sys\n\nfrom wgtrace.cli import main\n\nsys.exit(main())\n"
+_LAUNCHER = b"#!/usr/bin/python3\nimport wgtrace.__main__\n"
 _TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "mksquashfs": "squashfs-tools", "setpriv": "util-linux"}
 
 _UNCOMPRESSED = ("-noI", "-noD", "-noF", "-noX")  # quickest to make
