@@ -106,6 +106,9 @@ static __always_inline int handle_consume_skb(struct sk_buff *skb, u64 location,
 	if (!drop.reason)
 		return 0;
 	take(skb, BY_CONSUME_SKB, is_second);
+#ifdef WGT_COUNTS_SESSIONS
+	count_refused(&drop);
+#endif
 	e = drop_begin(&drop);
 	if (!e)
 		return 0;

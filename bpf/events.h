@@ -165,6 +165,7 @@ enum wgt_handshake_code {
 	WGT_SESSION_DERIVED = 15,
 	WGT_KEYS_CLEARED = 16,
 	WGT_KEYS_EXPIRED = 17,
+	WGT_ICMP_ERROR = 18, /* for what was sent to an endpoint; the peer is not told */
 };
 
 struct wgt_event_header {
@@ -248,12 +249,15 @@ struct wgt_handshake_event {
 	__u64 message_ns;      /* sent: once it was made, before it left; received: once it had come */
 	__u64 latency_ns;      /* handshake_complete: since its initiation was made or came in */
 	__u64 session_age_ns;  /* rekey_requested, keys_cleared, keys_expired */
-	struct wgt_flow inner; /* rekey_requested: the packet that waits longest */
-	__u8 source[16];       /* route_found: outer source address; its family is the endpoint's */
+	struct wgt_flow inner; /* rekey_requested: the packet that waits longest; icmp_error: what was sent */
+	__u8 source[16];       /* route_found: outer source address; its family is the endpoint's.
+				* icmp_error: who says so; its family is that of `inner` */
 	__u8 out_ifname[WGT_IFNAME_LEN];
 	__u32 queue_len; /* packets that wait for a session */
 	__u8 sub_reason; /* enum wgt_sub_reason */
-	__u8 pad2[3];
+	__u8 icmp_type;	 /* icmp_error; of ICMPv6 where `inner` is IPv6 */
+	__u8 icmp_code;
+	__u8 message_type; /* icmp_error: 1..4 of the message that was sent */
 };
 
 /* Kind WGT_EVENT_CONFIG: someone configured an interface. */
@@ -397,6 +401,37 @@ struct wgt_handshake_time {
 	__u64 max;
 };
 
+/*
+ * Value of the map `sessions`: the messages that came by a session, told apart by the
+ * counters that the peer gave them. Its key is the keypair's internal_id.
+ */
+struct wgt_session {
+	struct wgt_device device;
+	__u8 public_key[WGT_KEY_LEN];
+	__u64 born_ns;
+	__u64 first;	  /* the counter that counting began with: 0 for a session that began since */
+	__u64 next;	  /* the largest that was accepted, and one */
+	__u64 received;	  /* accepted, from `first` on: each counter once */
+	__u64 late;	  /* of these: after a larger one */
+	__u64 duplicates; /* refused: the counter had come before */
+	__u64 too_old;	  /* refused: too far behind the largest to know whether it had */
+	__u64 unread;	  /* lost on this host before the counter was looked at */
+	__u32 index;	  /* ours */
+	__u8 is_initiator;
+	__u8 pad[3];
+};
+
+/* Value of the map `queues`: how much of a peer's waits. Its key is wg_peer.internal_id. */
+struct wgt_queues {
+	struct wgt_device device;
+	__u8 public_key[WGT_KEY_LEN];
+	__u64 ts_ns;
+	__u32 staged;	/* packets that wait for a session */
+	__u32 outgoing; /* packets, or bundles of them, on their way out through WireGuard */
+	__u32 incoming;
+	__u32 pad;
+};
+
 /* Per-CPU counters by cause: index into the map `losses`. */
 enum wgt_loss {
 	WGT_LOST_EVENTS = 0,	      /* the ring buffer was full */
@@ -407,7 +442,8 @@ enum wgt_loss {
 	WGT_LOST_PACKETS = 5,	      /* latency: a packet was seen only in part */
 	WGT_LOST_PEERS = 6,	      /* latency: there is no room for a peer's histograms */
 	WGT_LOST_HANDSHAKE_TIMES = 7, /* the map `handshake_times` was full */
-	WGT_LOSSES = 8,
+	WGT_LOST_SESSIONS = 8,	      /* top: the map `sessions` was full */
+	WGT_LOSSES = 9,
 };
 
 /* Per-CPU, per reason: what was streamed in this second, and what was not. */
@@ -641,6 +677,8 @@ _Static_assert(sizeof(struct wgt_invariant_event) == 264,
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time_key) == 56, "also change HandshakeTimeKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time) == 24, "also change HandshakeTimeWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_session) == 128, "also change SessionWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_queues) == 80, "also change QueuesWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_stream) == 40, "also change StreamWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_config) == 16, "also change ConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_traced_key) == 24, "also change TracedKeyWire and WGT_ABI");

@@ -13,6 +13,7 @@
 #define WORK_STRUCT_PENDING 1
 #define LINK_STATE_START    1
 #define PF_WQ_WORKER	    0x20
+#define WGT_STREAM_ICMP	    0 /* of `streams`: no reason has this number */
 
 /* When the initiation was made, or came in, by peer and role. */
 struct begun_key {
@@ -341,4 +342,50 @@ static __always_inline int handle_keypairs_expire(struct wg_peer *peer)
 	if (is_peer(peer) && (READ(peer->keypairs.current_keypair) || READ(peer->keypairs.next_keypair)))
 		tell(peer, WGT_KEYS_EXPIRED, WGT_SUB_NONE, session_age(peer));
 	return 0;
+}
+
+/*
+ * udp_err(skb, ...) and udpv6_err(): an ICMP error came for a datagram that was sent from a port
+ * of WireGuard's, which takes no notice of it. skb->data is the IP header that it quotes.
+ */
+static __always_inline int tell_icmp_error(struct sk_buff *skb, u32 source_offset, u32 source_len)
+{
+	struct skb_view view = {};
+	struct wgt_device device = {};
+	struct wgt_flow sent = {};
+	struct wgt_handshake_event *e;
+	struct wg_device *wg;
+	const u8 *udp;
+
+	skb_view_init(&view, skb);
+	read_flow(&sent, view.data, view.tail);
+	if (sent.proto != IPPROTO_UDP)
+		return 0;
+	wg = device_by_port(view.dev, sent.sport);
+	read_device(&device, wg);
+	if (!device.ifindex || !is_traced(&device) ||
+	    !may_stream(WGT_STREAM_ICMP, bpf_ktime_get_boot_ns(), true, 0))
+		return 0;
+	e = handshake_record(NULL, &device, WGT_ICMP_ERROR, WGT_SUB_NONE);
+	if (!e)
+		return 0;
+	e->inner = sent;
+	bpf_probe_read_kernel(e->source, source_len, view.network + source_offset);
+	e->icmp_type = read_u8(view.transport);
+	e->icmp_code = read_u8(view.transport + 1);
+	udp = view.data + (sent.family == 4 ? (read_u8(view.data) & 0xf) * 4 : sizeof(struct ipv6hdr));
+	if (udp + UDP_HEADER_LEN + 4 <= view.tail) /* many quote no more than the UDP header */
+		e->message_type = read_u8(udp + UDP_HEADER_LEN);
+	events.ringbuf_submit(e, 0);
+	return 0;
+}
+
+static __always_inline int handle_icmp_error4(struct sk_buff *skb)
+{
+	return tell_icmp_error(skb, offsetof(struct iphdr, saddr), 4);
+}
+
+static __always_inline int handle_icmp_error6(struct sk_buff *skb)
+{
+	return tell_icmp_error(skb, offsetof(struct ipv6hdr, saddr), 16);
 }

@@ -130,6 +130,12 @@ class LatencyRun:
         for sink in self._sinks:
             sink.start(start)
 
+    def interval(self) -> tuple[LatencyRow, ...]:
+        """What was through since the last call, for who makes a run of their own."""
+        self._collect()
+        rows, self._interval = self._rows(self._interval), _Sums()
+        return rows
+
     def run(self, duration_s: float | None, interval_s: float | None, signals: Signals) -> None:
         """Sum up until the time is over or a signal ends it; report each interval, and the whole.
 
@@ -214,20 +220,23 @@ class LatencyRun:
         name = self._names.get(who.public_key) if who.public_key else None
         return Group(who.direction, ifname, netns, who.public_key, name, who.cpu)
 
+    def _rows(self, sums: _Sums) -> tuple[LatencyRow, ...]:
+        rows = (
+            LatencyRow(self._group(who), {stage: histograms[stage] for stage in sorted(histograms)})
+            for who, histograms in sums.rows.items()
+        )
+        return tuple(sorted(rows, key=_order))
+
     # -- reports -----------------------------------------------------------------
 
     def _report(self, part: Part, sums: _Sums, since_s: float) -> None:
         losses = self._source.counters()
         offset = self._host.clock_offset_ns
-        rows = (
-            LatencyRow(self._group(who), {stage: histograms[stage] for stage in sorted(histograms)})
-            for who, histograms in sums.rows.items()
-        )
         report = LatencyReport(
             self._host.unix_ns(),
             part,
             self._host.elapsed_s() - since_s,
-            tuple(sorted(rows, key=_order)),
+            self._rows(sums),
             tuple(SlowPacket(self._group(who), slow.ts_ns + offset, slow) for who, slow in sums.slowest),
             losses.losses[Loss.LOST_PACKETS],
             self._incomplete_because(losses),

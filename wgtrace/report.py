@@ -12,6 +12,7 @@ from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.events.histogram import Histogram
 from wgtrace.events.latency import SlowTimes, Stage
 from wgtrace.events.reasons import CATALOGUE, Direction, Reason, SubReason
+from wgtrace.events.session import Arrivals, Queues, Session
 from wgtrace.events.types import (
     DropEvent,
     DropTotal,
@@ -131,6 +132,7 @@ class SeenStep:
             since its initiation.
         before: endpoint_changed: where the peer was.
         source: Outer source address of what was sent, and the interface that it left by.
+        icmp: icmp_error: type and code, and who says so.
     """
 
     ts_unix_ns: int
@@ -154,6 +156,7 @@ class SeenStep:
     out_ifname: str = ""
     inner: Flow | None = None
     queue_len: int = 0
+    icmp: tuple[int, int, IPAddress] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,12 @@ class TopRow:
         handshake_ns: When the last one was, Unix time; 0: never.
         latency_ns: How long that took, 0: it was before this run.
         role: This side's in it, None: it was before this run.
+        arrivals: What came from it since the start, by all sessions; None: that is not seen.
+        sessions: Those that something came by, or may still, the newest first.
+        steps: The last of its story, the newest last.
+        queues: What of it waits; None: that is not seen, as of a peer without AllowedIPs.
+        latency: How long its packets were in WireGuard since the frame before, nanoseconds, by
+            direction; only where that was asked for, and there were any.
     """
 
     ifname: str
@@ -197,6 +206,11 @@ class TopRow:
     handshake_ns: int = 0
     latency_ns: int = 0
     role: str | None = None
+    arrivals: Arrivals | None = None
+    sessions: tuple[Session, ...] = ()
+    steps: tuple[SeenStep, ...] = ()
+    queues: Queues | None = None
+    latency: dict[Direction, Histogram] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:
@@ -211,12 +225,14 @@ class TopFrame:
     Attributes:
         interval_s: Since the frame before.
         duration_s: Since the start.
+        boot_ns: CLOCK_BOOTTIME of this moment.
     """
 
     ts_unix_ns: int
     interval_s: float
     duration_s: float
     rows: tuple[TopRow, ...]
+    boot_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +426,9 @@ class StorySink(RunSink, Protocol):
 
     def step(self, step: SeenStep) -> None:
         """Called for each step shown."""
+
+    def interval(self, ts_unix_ns: int, histograms: tuple[HandshakeHistogram, ...]) -> None:
+        """Called for each interval that was asked for, with the handshakes that were done in it."""
 
 
 class TopSink(RunSink, Protocol):

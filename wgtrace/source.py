@@ -60,6 +60,16 @@ class StorySource(Source, Protocol):
         """(key, values of the CPUs) of the map `handshake_times`."""
 
 
+class TopSource(Source, Protocol):
+    """The programs of `probes.story.TOP`."""
+
+    def entries(self, name: str) -> list[tuple[bytes, bytes]]:
+        """(key, value) of a map."""
+
+    def write(self, name: str, key: bytes, value: bytes | None) -> None:
+        """Write an entry of a map; without a value, remove it."""
+
+
 class Host(Protocol):
     """The host that the programs run on, as it is at the moment of the last record."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from wgtrace.diagnosis.icmp import icmp_text
 from wgtrace.diagnosis.words import age, count_of, milliseconds
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.types import Endpoint, Flow, HandshakeEvent, IPAddress, PeerRef
@@ -19,11 +20,9 @@ TRIES: Final = 20
 _REMEMBERED: Final = 32
 """Initiations remembered for each peer, to recognise an answer that comes too late."""
 
-_AFRESH: Final = (
-    HandshakeCode.HANDSHAKE_COMPLETE,
-    HandshakeCode.GIVE_UP,
-    HandshakeCode.REKEY_REQUESTED,
-)
+_OVER: Final = (HandshakeCode.HANDSHAKE_COMPLETE, HandshakeCode.GIVE_UP)
+_AFRESH_NS: Final = 10_000_000_000
+"""Nothing was sent for so long, twice REKEY_TIMEOUT: what is wanted now is another handshake."""
 _SENT: Final = (HandshakeCode.INIT_SENT, HandshakeCode.RESPONSE_SENT)
 # What begins or ends the time in which a response is on its way out.
 _ANSWERING: Final = {
@@ -32,6 +31,13 @@ _ANSWERING: Final = {
     HandshakeCode.HANDSHAKE_COMPLETE: False,
 }
 _MESSAGES: Final = {1: "init", 2: "response", 3: "cookie"}
+_SENT_TYPES: Final = {
+    **dict.fromkeys(range(256), "what was sent"),
+    1: "the initiation",
+    2: "the response",
+    3: "the cookie",
+    4: "data",
+}
 _NAMES: Final = {"init": "initiation", "response": "response", "cookie": "cookie", "message": "message"}
 #: A reason that says by itself what was not sent.
 _NOT_SENT: Final = {Reason.INIT_CREATE_FAILED: "init", Reason.RESPONSE_NOT_SENT: "response"}
@@ -67,7 +73,10 @@ class _Peer:
     Attributes:
         endpoint_ns: When it was there, CLOCK_BOOTTIME.
         initiations: When each was sent, by its index.
-        attempt: Retries of the initiation that is not answered yet.
+        sent: Initiations since the last answer. WireGuard's own count of retries begins anew with
+            each packet that wants a session.
+        sent_ns: When the last of them was, CLOCK_BOOTTIME.
+        is_of_tries: Whether WireGuard counts as many: after `TRIES` it gives up.
         is_answering: A session was made, and the response is on its way out.
         held: Events that came before one which they follow, see `Story.step`.
         is_old: Whether they were held already when `flush` was last called.
@@ -78,7 +87,9 @@ class _Peer:
     source: IPAddress | None = None
     out_ifname: str = ""
     initiations: dict[int, int] = field(default_factory=dict)
-    attempt: int = 0
+    sent: int = 0
+    sent_ns: int = 0
+    is_of_tries: bool = False
     is_answering: bool = False
     held: list[HandshakeEvent] = field(default_factory=list)
     is_old: bool = False
@@ -120,6 +131,8 @@ class Story:
         That a message was sent is known when the function that sends it returns. On another
         CPU the answer may have been handled by then: it is held until it has its turn.
         """
+        if event.code is HandshakeCode.ICMP_ERROR:
+            return self._refused(event)
         if event.peer is None:
             return []
         key = (event.device.ifname, event.device.netns, event.peer.public_key)
@@ -153,22 +166,27 @@ class Story:
         event = replace(event, peer=self._named(key, event.peer))
         assert event.peer
         told = self._moved(key, event.peer, event.ts_ns, "roamed")
-        seen = self._seen(event, peer)
         code = event.code
+        if code is HandshakeCode.REKEY_REQUESTED:
+            peer.sent = 0 if event.ts_ns - peer.sent_ns > _AFRESH_NS else peer.sent
+            peer.is_of_tries = False
+        elif code is HandshakeCode.RETRY:
+            peer.sent = max(peer.sent, event.attempt)  # those before this run count, too
+            peer.is_of_tries = peer.sent == event.attempt
+        seen = self._seen(event, peer)
         if code is HandshakeCode.ROUTE_FOUND:
             was, now = (peer.source, peer.out_ifname), (event.source, event.out_ifname)
             peer.source, peer.out_ifname = now
             return [*told, seen] if was[1] and was != now else told
         if code in _ANSWERING:
             peer.is_answering = _ANSWERING[code] and event.sub_reason is SubReason.RESPONDER
-        if code is HandshakeCode.RETRY:
-            peer.attempt = event.attempt
-        elif code is HandshakeCode.INIT_SENT:
+        if code is HandshakeCode.INIT_SENT:
+            peer.sent, peer.sent_ns = peer.sent + 1, event.ts_ns
             peer.initiations[event.sender_index] = event.ts_ns
             for index in list(peer.initiations)[:-_REMEMBERED]:
                 del peer.initiations[index]
-        elif code in _AFRESH:
-            peer.attempt = 0
+        elif code in _OVER:
+            peer.sent = 0
         elif code is HandshakeCode.RESPONSE_ACCEPTED:
             peer.initiations.pop(event.receiver_index, None)
         return [*told, seen]
@@ -253,7 +271,8 @@ class Story:
         is_session = event.sub_reason in (SubReason.INITIATOR, SubReason.RESPONDER)
         is_sent = event.code in _SENT
         is_route = event.code is HandshakeCode.ROUTE_FOUND
-        attempt = peer.attempt if event.code is HandshakeCode.INIT_SENT else event.attempt
+        is_try = event.code in (HandshakeCode.INIT_SENT, HandshakeCode.RETRY)
+        attempt = peer.sent if is_try else event.attempt
         return SeenStep(
             ts_unix_ns=event.ts_ns + self._offset_ns,
             ifname=event.device.ifname,
@@ -274,6 +293,28 @@ class Story:
             inner=event.inner,
             queue_len=event.queue_len,
         )
+
+    def _refused(self, event: HandshakeEvent) -> list[SeenStep]:
+        """An ICMP error: of the peer that what was sent went to, if there is but one at that endpoint."""
+        sent, device = event.inner, self._snapshot.device(event.device.ifname, event.device.netns)
+        if sent is None or event.icmp is None or event.source is None:
+            return []
+        to = Endpoint(sent.daddr, sent.dport)
+        there = [peer for peer in device.peers if peer.endpoint == to] if device else []
+        said = icmp_text(sent.family, *event.icmp)
+        return [
+            SeenStep(
+                ts_unix_ns=event.ts_ns + self._offset_ns,
+                ifname=event.device.ifname,
+                netns=event.device.netns,
+                netns_name=self._netns_name(event.device.netns),
+                event=event.code.id,
+                what=f"{said}, says {event.source}: {_SENT_TYPES[event.message_type]} to {to} was refused",
+                peer=PeerRef(there[0].public_key, to, there[0].name) if len(there) == 1 else None,
+                inner=sent,
+                icmp=(*event.icmp, event.source),
+            )
+        ]
 
     def _named(self, key: tuple[str, int, str], peer: PeerRef) -> PeerRef:
         device = self._snapshot.device(key[0], key[1])
@@ -311,12 +352,16 @@ def _requested(event: HandshakeEvent, peer: _Peer) -> str:
     return f"handshake wanted: {why}{_waiting(event)}"
 
 
+def _try(peer: _Peer) -> str:
+    return f"try {peer.sent + 1}{f' of {TRIES}' if peer.is_of_tries else ''}"
+
+
 def _sent(message: str) -> Callable[[HandshakeEvent, _Peer], str]:
     def sentence(event: HandshakeEvent, peer: _Peer) -> str:
         endpoint = event.peer.endpoint if event.peer else None
         to = f" to {endpoint}" if endpoint else ""
         by = f" from {peer.source} by {peer.out_ifname}" if peer.source else ""
-        again = f", try {peer.attempt + 1} of {TRIES}" if peer.attempt and message == "initiation" else ""
+        again = f", {_try(peer)}" if peer.sent and message == "initiation" else ""
         return f"{message} sent{to}{by}{again}"
 
     return sentence
@@ -363,7 +408,7 @@ _SENTENCES: Final[dict[HandshakeCode, Callable[[HandshakeEvent, _Peer], str]]] =
     HandshakeCode.REKEY_REQUESTED: _requested,
     HandshakeCode.NO_ANSWER_15S: lambda event, peer: "data was sent, and nothing came for 15 s",
     HandshakeCode.INIT_SENT: _sent("initiation"),
-    HandshakeCode.RETRY: lambda e, _: f"no answer for 5 s: try {e.attempt + 1} of {TRIES}{_waiting(e)}",
+    HandshakeCode.RETRY: lambda event, peer: f"no answer for 5 s: {_try(peer)}{_waiting(event)}",
     HandshakeCode.GIVE_UP: _gave_up,
     HandshakeCode.INIT_ACCEPTED: lambda event, peer: "initiation accepted",
     HandshakeCode.RESPONSE_SENT: _sent("response"),

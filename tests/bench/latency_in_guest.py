@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What `wgtrace latency` costs a packet, and a bpftrace script that measures the same stages.
+"""What `wgtrace latency` and `wgtrace top` cost a packet, and a bpftrace script of latency's stages.
 
 Runs where `in_guest.py` does, in the machine whose clock counts instructions; prints one
 JSON object:
@@ -14,6 +14,7 @@ With `--mount ~/.cache/wgtrace/bench/others-trixie`, which `make bench` fills, a
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 from pathlib import Path
@@ -45,11 +46,11 @@ BEGIN { printf("ready\\n"); }
 """
 
 
-def latency() -> Tool:
-    """`wgtrace latency` on every interface."""
+def live(name: str) -> Tool:
+    """`wgtrace latency` or `wgtrace top` on every interface."""
     ready = Path("/tmp/ready")
     ready.unlink(missing_ok=True)
-    command = ["wgtrace", "latency", "--all", "--json", "--ready-file", str(ready)]
+    command = ["wgtrace", name, "--all", "--json", "--ready-file", str(ready)]
     return Tool(command, lambda _said: ready.exists())
 
 
@@ -64,7 +65,8 @@ def main() -> None:
     found: dict[str, Any] = {"kernel": os.uname().release}
     with hub_and_spokes() as net:
         traffic = Traffic(net)
-        found["latency"] = tool(traffic, size, latency, size.pairs, "wgtrace latency")
+        for name in ("latency", "top"):
+            found[name] = tool(traffic, size, functools.partial(live, name), size.pairs, f"wgtrace {name}")
         if asked.others:
             command = [str(asked.others / "bin/bpftrace"), "-e", STAGES]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from ledger import Ledger
 from slow import SlowScenes
+from stories import Stories
 from tracer import Tracer, names
 
 _NAMES = names()
@@ -49,6 +50,14 @@ def tracer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
     """`wgtrace drops --all --json`, attached; it must end well."""
     ready: Path = tmp_path_factory.mktemp("tracer") / "ready"
     running = Tracer(["--all", "-v"], ready)
+    yield running
+    assert running.end() == 0, running.stderr
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracer]:
+    """`wgtrace handshakes --all --json`, attached; it must end well."""
+    running = Stories(["--all"], tmp_path_factory.mktemp("stories") / "ready")
     yield running
     assert running.end() == 0, running.stderr
 

@@ -92,3 +92,27 @@ def starved_workers() -> Iterator[None]:
             path.write_text(text)
         for process in spinning:
             process.communicate()
+
+
+@contextlib.contextmanager
+def spinning_on(cpu: int) -> Iterator[None]:
+    """A real-time task has this CPU, but for softirqs, until the block ends; the caller is elsewhere."""
+    cpus = os.sched_getaffinity(0)
+    before = _no_fairness()
+    softirqs = _softirq_threads()
+    for pid in softirqs:
+        _real_time(pid, 50)
+    os.sched_setaffinity(0, cpus - {cpu})
+    process = subprocess.Popen([sys.executable, "-c", _SPIN, str(cpu)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        process.stdout.read(1)
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+        os.sched_setaffinity(0, cpus)
+        for pid in softirqs:
+            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+        for path, text in reversed(before):
+            path.write_text(text)

@@ -39,6 +39,18 @@ class Replay:
     kernel_reasons: dict[int, str] = field(default_factory=lambda: {2: "NOT_SPECIFIED"})
     ends: bool = False
     times: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
+    maps: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+
+    def entries(self, name: str) -> list[tuple[bytes, bytes]]:
+        """A map that is not per CPU."""
+        return list(self.maps.get(name, {}).items())
+
+    def write(self, name: str, key: bytes, value: bytes | None) -> None:
+        """Write an entry of it, or remove it."""
+        if value is None:
+            del self.maps[name][key]
+        else:
+            self.maps[name][key] = value
 
     def handshake_times(self) -> list[tuple[bytes, list[bytes]]]:
         """The map `handshake_times`."""

@@ -10,12 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 from factories import BERLIN, NETNS, PARIS, console, written
-from records import fill
+from records import fill, flow4, record
 from stand_ins import Host, Replay, drop, raw, step, total_of
 
 from wgtrace.events.flow_filter import Filter
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.wire import HandshakeTimeKeyWire, HandshakeTimeWire
+from wgtrace.events.wire import EventKind, HandshakeTimeKeyWire, HandshakeTimeWire
 from wgtrace.handshakes import HandshakesRun
 from wgtrace.outputs.jsonl import JsonLinesSink, json_schema
 from wgtrace.outputs.story import StoryTableSink
@@ -112,6 +112,26 @@ def test_every_step_is_a_line() -> None:
         "retry": 1,
         "handshake_complete": 1,
     }
+
+
+def test_an_icmp_error_is_a_line_and_a_finding() -> None:
+    """As the programs tell it: of no peer, which is found by its endpoint."""
+    error = record(
+        EventKind.HANDSHAKE,
+        code=HandshakeCode.ICMP_ERROR,
+        device={"ifname": b"wg0", "netns": NETNS},
+        inner=flow4("198.51.100.1", "203.0.113.9", 17, 51820, 51820, 176),
+        source=bytes([203, 0, 113, 9]),
+        icmp_type=3,
+        icmp_code=3,
+        message_type=1,
+    )
+    lines = lines_of(source(step(HandshakeCode.INIT_SENT, BERLIN, sender_index=1), error))
+
+    told = next(line for line in lines if line.get("event") == "icmp_error")
+    assert told["icmp"] == {"type": 3, "code": 3, "from": "203.0.113.9"}
+    assert told["peer"]["public_key"] == BERLIN
+    assert "peer-port-closed" in [line["slug"] for line in lines if line["type"] == "finding"]
 
 
 def test_histograms_are_those_of_the_kernel() -> None:
@@ -215,3 +235,72 @@ def test_a_hostile_name_moves_no_cursor() -> None:
 
     assert "\x1b" not in written(out)
     assert "eth0" in written(out)
+
+
+class Clock(Host):
+    """A host whose time passes by half a second with each look at it."""
+
+    now_s = 0.0
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        self.now_s += 0.5
+        return self.now_s
+
+
+def intervals(sink: StorySink) -> None:
+    """A run with an interval of a second, in which the kernel counts on."""
+    counting = source()
+
+    def more() -> None:
+        counting.times = [
+            bucket(17, INITIATOR, 1, 0),
+            bucket(19, INITIATOR, 0, 7),
+            bucket(8, RESPONDER, 23, 0),
+        ]
+
+    counting.polls += [[], [], [], [more], [], [], []]
+    run = HandshakesRun(counting, Clock(), [sink], Filter(reasons=REASONS), interval_s=1.0)
+    run.start()
+    with Signals() as signals:
+        run.run(Limits(), signals)
+
+
+def test_times_of_each_interval() -> None:
+    """Only what is new in it, and a line only where something is."""
+    out = io.StringIO()
+    intervals(JsonLinesSink(out))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    for line in lines:
+        jsonschema.validate(line, SCHEMA, cls=jsonschema.Draft202012Validator)
+    found = [line for line in lines if line["type"] == "histogram"]
+
+    told = [(line["part"], line["stage"], line["count"]) for line in found]
+    assert told == [
+        ("interval", "initiator", 3),
+        ("interval", "responder", 23),
+        ("interval", "initiator", 5),
+        ("whole", "initiator", 8),
+        ("whole", "responder", 23),
+    ]
+
+
+def test_a_heat_map_over_time() -> None:
+    """A scale, then a line for each interval and role; no steps between them."""
+    out = console(100)
+    intervals(StoryTableSink(out, rows=False, heat_map=True))
+    lines = written(out).splitlines()
+
+    at = next(number for number, line in enumerate(lines) if line.startswith("TIME"))
+    assert [line.split()[1] for line in lines[at + 1 : at + 4]] == ["initiator", "responder", "initiator"]
+    assert all(line.count("|") == 2 for line in lines[at + 1 : at + 4])
+    assert lines[at + 2].endswith("|       23  max 255ns")
+
+
+def test_intervals_without_a_map_are_lines_with_percentiles() -> None:
+    """Beside the steps."""
+    out = console(100)
+    intervals(StoryTableSink(out))
+
+    assert "initiator   3 handshakes: p50" in written(out)
+    assert "handshake wanted" in written(out)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -148,6 +149,27 @@ def test_retries_are_counted_until_it_is_given_up() -> None:
     assert one(told, event(HandshakeCode.INIT_SENT, 110, sender_index=9)).attempt == 0
 
 
+def test_retries_are_counted_while_traffic_goes_on() -> None:
+    """Each packet has WireGuard begin its count anew: the tries are counted here, and 20 are not the end."""
+    told = story()
+    request = event(HandshakeCode.REKEY_REQUESTED, 0, sub_reason=SubReason.KEY_ABSENT)
+    one(told, request)
+    one(told, event(HandshakeCode.INIT_SENT, 0, sender_index=1))
+    for attempt in (1, 2, 3):
+        retry = one(told, event(HandshakeCode.RETRY, 5 * attempt, attempt=1))
+        assert retry.attempt == attempt
+        sent = one(told, event(HandshakeCode.INIT_SENT, 5 * attempt, sender_index=attempt + 1))
+        assert (sent.attempt, sent.what.rpartition(", ")[2]) == (
+            attempt,
+            f"try {attempt + 1}" + (" of 20" if attempt == 1 else ""),
+        )
+    one(told, event(HandshakeCode.REKEY_REQUESTED, 20, sub_reason=SubReason.KEY_ABSENT))  # a packet was first
+    assert one(told, event(HandshakeCode.INIT_SENT, 20, sender_index=9)).attempt == 4
+    one(told, event(HandshakeCode.HANDSHAKE_COMPLETE, 21, sub_reason=SubReason.INITIATOR))
+    one(told, request)
+    assert one(told, event(HandshakeCode.INIT_SENT, 200, sender_index=10)).attempt == 0
+
+
 def late(index: int, after_s: float) -> SeenStep:
     """A response to this initiation, which the kernel does not wait for."""
     event = drop(Reason.RESP_UNKNOWN_INDEX, None, receiver_index=index, message_type=2, outer=outer())
@@ -235,7 +257,10 @@ def test_every_refusal_has_an_event(reason: Reason, message_type: int) -> None:
     assert step is None or step.event in EVENTS
 
 
-@pytest.mark.parametrize("code", [code for code in HandshakeCode if code.id in EVENTS])
+@pytest.mark.parametrize(
+    "code",
+    [code for code in HandshakeCode if code.id in EVENTS and code is not HandshakeCode.ICMP_ERROR],
+)
 def test_every_step_has_a_sentence(code: HandshakeCode) -> None:
     """Also where nothing is known but the code."""
     told = story()
@@ -363,3 +388,38 @@ def test_nothing_waits_for_long(everything: bool) -> None:
     if not everything:
         assert told.flush() == []
     assert [step.event for step in told.flush(everything=everything)] == ["response_accepted"]
+
+
+def icmp(family: int, kind: int, code: int, to: str, message_type: int = 1) -> HandshakeEvent:
+    """An ICMP error from a router for what was sent to an endpoint."""
+    here, router = ("10.0.0.1", "192.0.2.1") if family == 4 else ("fd00::1", "fd00::9")
+    where = endpoint(to)
+    return event(
+        HandshakeCode.ICMP_ERROR,
+        peer=None,
+        inner=flow(here, str(where.addr), 17, 51820, where.port),
+        source=ip_address(router),
+        icmp=(kind, code),
+        message_type=message_type,
+    )
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ((4, 3, 3, "203.0.113.9:51820", 1), "port closed (ICMP 3/3), says 192.0.2.1: the initiation to"),
+        ((4, 3, 13, "203.0.113.9:51820", 4), "prohibited by a firewall (ICMP 3/13), says 192.0.2.1: data to"),
+        ((4, 11, 0, "203.0.113.9:51820", 0), "time to live exceeded (ICMP 11/0), says 192.0.2.1: what was"),
+        ((6, 1, 4, "[fd00::7]:51820", 2), "port closed (ICMPv6 1/4), says fd00::9: the response to"),
+        ((6, 77, 7, "[fd00::7]:51820", 1), "error (ICMPv6 77/7), says fd00::9: the initiation to"),
+    ],
+)
+def test_icmp_errors_are_told(errors: tuple[int, int, int, str, int], said: str) -> None:
+    """What they say, who, and of which message; whose it was, if just one peer is at that endpoint."""
+    step = one(story(), icmp(*errors))
+
+    assert step.what.startswith(said)
+    assert step.event == "icmp_error"
+    assert (step.peer.public_key if step.peer else None) == (BERLIN if errors[0] == 4 else None)
+    assert step.icmp is not None
+    assert step.icmp[:2] == errors[1:3]

@@ -11,6 +11,7 @@ import click
 from wgtrace.commands import options
 from wgtrace.commands.terminal import progress, story_sink_of, warn
 from wgtrace.commands.view import host_facts, need_root, this_host, view_of
+from wgtrace.errors import UsageError
 
 
 @click.command(short_help="Tell how each session comes to be, or does not.")
@@ -20,6 +21,13 @@ from wgtrace.commands.view import host_facts, need_root, this_host, view_of
 @options.peers
 @options.duration
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N steps shown.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Also how long handshakes took, each so many seconds.",
+)
+@click.option("--heatmap", is_flag=True, help="With --interval: as lines of a heat map, and no steps.")
 @options.as_json
 @options.names
 @options.ready_file
@@ -32,6 +40,8 @@ def handshakes(
     peers: tuple[str, ...],
     duration: float | None,
     count: int | None,
+    interval: float | None,
+    heatmap: bool,
     as_json: bool,
     names: Path | None,
     ready_file: Path | None,
@@ -51,11 +61,14 @@ def handshakes(
     wgtrace handshakes wg0
     wgtrace handshakes wg0 --peer berlin
     wgtrace handshakes --all --json --duration 600 > handshakes.jsonl
+    wgtrace handshakes --all --interval 60 --heatmap
 
     \b
     Exit status: 0 ran; 1 findings of severity error (--exit-code); 2 wrong usage;
     3 cannot run here; 4 internal error, or the output cannot be written.
     """
+    if heatmap and (interval is None or as_json):
+        raise UsageError("--heatmap draws a line for each interval", "", "add --interval 60, without --json")
     need_root()
     from wgtrace.events.flow_filter import Filter
     from wgtrace.loader.build import begun
@@ -70,12 +83,12 @@ def handshakes(
     view = view_of(interfaces, netns, everywhere, names)
     wanted = Filter(frozenset(key for text in peers for key in view.public_keys(text)), reasons=REASONS)
     facts = host_facts()
-    sink = story_sink_of(as_json, quiet)
+    sink = story_sink_of(as_json, quiet, heatmap)
     with Signals() as signals:
         progress(f"attaching to {view.described} ...")
         tracer = Tracer(Settings(view.traced, wanted=wanted), HANDSHAKES, build)
         try:
-            run = HandshakesRun(tracer, this_host(view, tracer), [sink], wanted, warn, facts)
+            run = HandshakesRun(tracer, this_host(view, tracer), [sink], wanted, warn, facts, interval)
             run.start()
             if ready_file:
                 ready_file.touch()

@@ -13,6 +13,7 @@ import click
 from wgtrace.commands import options
 from wgtrace.commands.terminal import sink_of, story_sink_of, warn
 from wgtrace.commands.view import public_keys
+from wgtrace.errors import UsageError
 from wgtrace.events.reasons import Direction
 
 _VIEWS = ("drops", "handshakes")
@@ -69,6 +70,8 @@ def replay(
     from wgtrace.recording.replay import Recording
     from wgtrace.story import REASONS
 
+    if view_name == "handshakes" and (directions or reasons):
+        raise UsageError("--direction and --reason are of packets", "", "leave them out, or the view")
     with contextlib.closing(Recording(files)) as recording, Signals() as signals:
         known = {key: peer.name for key, peer in recording.peers().items()} if peers else {}
         wanted = replace(
@@ -79,7 +82,7 @@ def replay(
         how = (warn, recording.asked)
         run: Run
         if view_name == "handshakes":
-            wanted = replace(wanted, reasons=wanted.reasons or REASONS)
+            wanted = replace(wanted, reasons=REASONS)
             run = HandshakesRun(recording, recording, [story_sink_of(as_json, quiet)], wanted, *how)
         else:
             run = DropsRun(recording, recording, [sink_of(as_json, quiet)], wanted, *how)

@@ -60,7 +60,7 @@ def sink_of(as_json: bool, quiet: bool, *, on_stderr: bool = False) -> Sink:
     return TableSink(make_console(sys.stderr if on_stderr else sys.stdout), rows=not quiet)
 
 
-def story_sink_of(as_json: bool, quiet: bool) -> StorySink:
+def story_sink_of(as_json: bool, quiet: bool, heat_map: bool = False) -> StorySink:
     """As `sink_of`, for handshakes."""
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.jsonl import JsonLinesSink
@@ -68,14 +68,15 @@ def story_sink_of(as_json: bool, quiet: bool) -> StorySink:
 
     if as_json:
         return JsonLinesSink(sys.stdout, rows=not quiet)
-    return StoryTableSink(make_console(sys.stdout), rows=not quiet)
+    return StoryTableSink(make_console(sys.stdout), rows=not quiet and not heat_map, heat_map=heat_map)
 
 
 def top_sink_of(as_json: bool, once: bool) -> tuple[TopSink, Callable[[], None]]:
     """As `sink_of`, for all peers; and what gives the terminal back."""
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.jsonl import JsonLinesSink
-    from wgtrace.outputs.top import LiveTopSink, TopTableSink
+    from wgtrace.outputs.top import TopTableSink
+    from wgtrace.outputs.top_live import LiveTopSink
 
     if as_json:
         return JsonLinesSink(sys.stdout), lambda: None

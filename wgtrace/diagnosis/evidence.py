@@ -6,7 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence, Move, PathSighting, Sighting
+from wgtrace.diagnosis.interface import (
+    Attempts,
+    IcmpErrors,
+    InterfaceEvidence,
+    Move,
+    PathSighting,
+    Sighting,
+    Stall,
+    Travel,
+    Travels,
+)
 from wgtrace.diagnosis.looks_like import looks_like
 from wgtrace.diagnosis.words import is_noise, quoted
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
@@ -20,7 +30,7 @@ from wgtrace.events.types import (
     PathTotal,
 )
 from wgtrace.probes.types import ProbeStatus
-from wgtrace.report import CounterLine, Seen, SeenDrop, SeenPath
+from wgtrace.report import CounterLine, Seen, SeenDrop, SeenPath, SeenStep
 from wgtrace.state.types import Claim, Device, IPNetwork, Load, Namespace, Snapshot, Way
 
 MAX_KINDS: Final = 256
@@ -31,6 +41,8 @@ MAX_MOVES: Final = 256
 """Prefixes remembered for each interface that changed hands."""
 MAX_WAYS: Final = 16
 """Peers of each interface whose route is asked for at once."""
+MAX_TRAVELS: Final = 32
+"""Changes of each peer's endpoint that are remembered."""
 
 _ASKS_FOR_WAY: Final = (
     Reason.NO_ROUTE_TO_ENDPOINT,
@@ -68,6 +80,30 @@ class Evidence:
             self._feed_path(seen)
         else:
             self._feed_handshake(seen)
+
+    def tell(self, step: SeenStep) -> None:
+        """Take a step of a story."""
+        if step.peer is None or not (step.icmp or (step.before and step.cause == "roamed")):
+            return
+        interface, key = self._interface(step.ifname, step.netns), step.peer.public_key
+        if step.before and step.peer.endpoint:
+            travels = interface.travels.setdefault(key, Travels())
+            travels.count += 1
+            travels.last.append(Travel(step.before, step.peer.endpoint, step.ts_unix_ns))
+            del travels.last[:-MAX_TRAVELS]
+        elif step.icmp and step.inner:
+            errors = interface.icmp.setdefault(key, {})
+            if step.icmp not in errors and len(errors) < MAX_WAYS:
+                errors[step.icmp] = IcmpErrors(step.inner.family, *step.icmp)
+            if error := errors.get(step.icmp):
+                error.count += 1
+                error.last_unix_ns = step.ts_unix_ns
+
+    def stall(self, ifname: str, netns: int, public_key: str, stall: Stall) -> None:
+        """Take one, if it is longer than that before."""
+        stalls = self._interface(ifname, netns).stalls
+        if public_key not in stalls or stalls[public_key].seconds < stall.seconds:
+            stalls[public_key] = stall
 
     def set_totals(
         self,

@@ -19,6 +19,7 @@ from wgtrace.diagnosis.rules import (
     moved,
     outside,
     packets,
+    places,
     routes,
     sessions,
 )
@@ -39,10 +40,14 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
     handshake.peer_clock_went_back,
     handshake.response_lost,
     keys.preshared_key_mismatch,
+    load.receive_stalled,
     moved.allowed_ips_moved,
     packets.duplicated_packets,
     packets.payload_corrupted,
     packets.reordered_beyond_window,
+    places.duplicate_key,
+    places.endpoint_changed,
+    places.peer_port_closed,
     routes.no_route_to_endpoint,
     routes.routing_loop,
 )
@@ -51,7 +56,9 @@ SLUGS: Final = (
     "birth-namespace-gone",
     "conntrack-invalid",
     "destination-not-allowed",
+    "duplicate-key",
     "duplicated-packets",
+    "endpoint-changed",
     "forwarding-disabled",
     "handshake-flood",
     "inner-blocked-by-firewall",
@@ -64,9 +71,11 @@ SLUGS: Final = (
     "payload-corrupted",
     "peer-clock-went-back",
     "peer-lost-session",
+    "peer-port-closed",
     "peer-unreachable",
     "preshared-key-mismatch",
     "queue-full",
+    "receive-stalled",
     "reordered-beyond-window",
     "response-lost",
     "routing-loop",
@@ -122,6 +131,7 @@ def _explain(interface: InterfaceEvidence) -> Iterator[Finding]:
         results += [rule(interface, key) for rule in PEER_RULES]
     around = outside.outside(interface)
     here = outside.unreachable_by(interface, around)
+    here |= {_key(f) for f in results if f and f.slug == "peer-port-closed"}
     results = [f for f in results if not (f and f.slug == "peer-unreachable" and _key(f) in here)]
     results += around
     explained = {f.peer.public_key for f in results if f and f.peer and f.slug in _SAY_WHY_THEY_WAIT}

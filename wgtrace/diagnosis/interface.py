@@ -10,6 +10,7 @@ from wgtrace.diagnosis.words import peer_label, quoted
 from wgtrace.events.reasons import CATALOGUE, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     DropTotal,
+    Endpoint,
     Flow,
     HandshakeTotal,
     InvariantTotal,
@@ -89,6 +90,49 @@ class Move:
     unix_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Travel:
+    """A peer was at another endpoint than before, and nobody had configured that."""
+
+    before: Endpoint
+    now: Endpoint
+    unix_ns: int
+
+
+@dataclass(slots=True)
+class Travels:
+    """The travels of a peer: all are counted, the last are kept in their order."""
+
+    count: int = 0
+    last: list[Travel] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Packets of a peer found its receive queue full, and none was taken out of it meanwhile.
+
+    Attributes:
+        seconds: So long, as far as was seen.
+        count: Packets that found it full.
+    """
+
+    unix_ns: int
+    seconds: float
+    count: int
+
+
+@dataclass(slots=True)
+class IcmpErrors:
+    """ICMP errors of one kind, from one place, for what was sent to a peer."""
+
+    family: int
+    kind: int
+    code: int
+    source: IPAddress
+    count: int = 0
+    last_unix_ns: int = 0
+
+
 @dataclass(slots=True)
 class Index:
     """Counts by peer, so that a thousand peers do not cost a million look-ups. None: all peers."""
@@ -117,6 +161,9 @@ class InterfaceEvidence:
         moves: Prefixes that changed hands, in their order.
         claims: Prefixes that configuration files want for peers of this interface.
         places: Who was at an address and port in this run, also long ago: public keys by port.
+        travels: Of peers that moved, by public key; where stories are told only.
+        icmp: ICMP errors for what was sent to a peer, by public key; where stories are told only.
+        stalls: Of peers, by public key, each the longest; `wgtrace top` only.
         unconfirmed: Sessions that a peer asked for and did not confirm, since it last confirmed one.
         is_gone: Whether it was deleted.
         cpus: Of each CPU, how busy it was in this run and how much of that with receiving, 0 to 1.
@@ -143,6 +190,9 @@ class InterfaceEvidence:
     moves: list[Move] = field(default_factory=list)
     claims: tuple[Claim, ...] = ()
     places: dict[IPAddress, dict[int, str]] = field(default_factory=dict)
+    travels: dict[str, Travels] = field(default_factory=dict)
+    icmp: dict[str, dict[tuple[int, int, IPAddress], IcmpErrors]] = field(default_factory=dict)
+    stalls: dict[str, Stall] = field(default_factory=dict)
     unconfirmed: dict[str, int] = field(default_factory=dict)
     is_gone: bool = False
     cpus: tuple[tuple[float, float], ...] = ()

@@ -313,14 +313,16 @@ def reason_of(record: bytes) -> int:
 
 
 def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:
-    peer = _peer(wire.peer)
+    peer, code, inner = _peer(wire.peer), HandshakeCode(wire.code), _flow(wire.inner)
+    is_icmp = code is HandshakeCode.ICMP_ERROR
     source = None
-    if peer and peer.endpoint and wire.source != _NO_ADDRESS:
-        source = _address(wire.source, peer.endpoint.addr.version)
+    if wire.source != _NO_ADDRESS:
+        beside = inner.saddr if is_icmp and inner else peer.endpoint.addr if peer and peer.endpoint else None
+        source = _address(wire.source, beside.version) if beside else None
     return HandshakeEvent(
         ts_ns=ts_ns,
         device=_device(wire.device),
-        code=HandshakeCode(wire.code),
+        code=code,
         peer=peer,
         sender_index=wire.sender_index,
         receiver_index=wire.receiver_index,
@@ -329,10 +331,12 @@ def _handshake(ts_ns: int, wire: Any) -> HandshakeEvent:
         sub_reason=SubReason(wire.sub_reason),
         latency_ns=wire.latency_ns,
         session_age_ns=wire.session_age_ns,
-        inner=_flow(wire.inner),
+        inner=inner,
         source=source,
         out_ifname=_text(wire.out_ifname),
         queue_len=wire.queue_len,
+        icmp=(wire.icmp_type, wire.icmp_code) if is_icmp else None,
+        message_type=wire.message_type,
     )
 
 

@@ -66,3 +66,11 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
         raise ValueError("no histogram")
     counts = tuple(sum(column) for column in zip(*(h.counts for h in every), strict=True))
     return Histogram(counts, sum(h.sum for h in every), max(h.max for h in every))
+
+
+def since(now: Histogram, before: Histogram) -> Histogram:
+    """What was counted after `before`; its maximum is told by the bucket, unless it is that of all."""
+    counts = tuple(new - old for new, old in zip(now.counts, before.counts, strict=True))
+    last = max((bucket for bucket, count in enumerate(counts) if count), default=0)
+    largest = min(now.max, now.bounds(last)[1]) if any(counts) else 0
+    return Histogram(counts, now.sum - before.sum, largest)

@@ -166,6 +166,7 @@ class HandshakeCode(enum.IntEnum):
     SESSION_DERIVED = 15
     KEYS_CLEARED = 16
     KEYS_EXPIRED = 17
+    ICMP_ERROR = 18
 
     @cached_property
     def id(self) -> str:

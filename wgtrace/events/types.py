@@ -183,9 +183,13 @@ class HandshakeEvent:
             the session's INITIATOR or its RESPONDER.
         latency_ns: handshake_complete: since the initiation was made, or came in; 0: not known.
         session_age_ns: Of the session that is, or was, sent with.
-        inner: rekey_requested: the packet that waits longest, None for a keepalive.
+        inner: rekey_requested: the packet that waits longest, None for a keepalive. icmp_error: the
+            datagram that was sent; its peer is not told.
         source: route_found: the address that is sent from, by the interface `out_ifname`.
+            icmp_error: who says so.
         queue_len: Packets that wait for a session.
+        icmp: icmp_error: type and code, of ICMPv6 where `inner` is IPv6.
+        message_type: icmp_error: of the message that was sent, 0: not told.
     """
 
     ts_ns: int
@@ -203,6 +207,8 @@ class HandshakeEvent:
     source: IPAddress | None = None
     out_ifname: str = ""
     queue_len: int = 0
+    icmp: tuple[int, int] | None = None
+    message_type: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any, Final
 ABI = 1
 MAX_SITES = 40
 REASONS = 96
-LOSSES = 8
+LOSSES = 9
 MAX_TERMS = 8
 STAGES = 6
 BUCKETS = 40
@@ -70,6 +70,7 @@ class Loss(enum.IntEnum):
     LOST_PACKETS = 5
     LOST_PEERS = 6
     LOST_HANDSHAKE_TIMES = 7
+    LOST_SESSIONS = 8
 
 
 class Site(enum.IntEnum):
@@ -288,6 +289,9 @@ class HandshakeEventWire(ctypes.Structure):
     out_ifname: ctypes.Array[c_uint8]
     queue_len: int
     sub_reason: int
+    icmp_type: int
+    icmp_code: int
+    message_type: int
     _fields_ = [
         ("hdr", EventHeader),
         ("device", DeviceWire),
@@ -305,7 +309,9 @@ class HandshakeEventWire(ctypes.Structure):
         ("out_ifname", c_uint8 * 16),
         ("queue_len", c_uint32),
         ("sub_reason", c_uint8),
-        ("pad2", c_uint8 * 3),
+        ("icmp_type", c_uint8),
+        ("icmp_code", c_uint8),
+        ("message_type", c_uint8),
     ]
 
 
@@ -686,6 +692,54 @@ class LatencyConfigWire(ctypes.Structure):
     epoch: int
     by_cpu: int
     _fields_ = [("epoch", c_uint32), ("by_cpu", c_uint32)]
+
+
+class SessionWire(ctypes.Structure):
+    """`struct wgt_session`."""
+
+    device: DeviceWire
+    public_key: ctypes.Array[c_uint8]
+    born_ns: int
+    first: int
+    next: int
+    received: int
+    late: int
+    duplicates: int
+    too_old: int
+    unread: int
+    index: int
+    is_initiator: int
+    _fields_ = [
+        ("device", DeviceWire),
+        ("public_key", c_uint8 * 32),
+        *[
+            (name, c_uint64)
+            for name in ("born_ns", "first", "next", "received", "late", "duplicates", "too_old", "unread")
+        ],
+        ("index", c_uint32),
+        ("is_initiator", c_uint8),
+        ("pad", c_uint8 * 3),
+    ]
+
+
+class QueuesWire(ctypes.Structure):
+    """`struct wgt_queues`."""
+
+    device: DeviceWire
+    public_key: ctypes.Array[c_uint8]
+    ts_ns: int
+    staged: int
+    outgoing: int
+    incoming: int
+    _fields_ = [
+        ("device", DeviceWire),
+        ("public_key", c_uint8 * 32),
+        ("ts_ns", c_uint64),
+        ("staged", c_uint32),
+        ("outgoing", c_uint32),
+        ("incoming", c_uint32),
+        ("pad", c_uint32),
+    ]
 
 
 _CODES: dict[Any, str] = {c_uint8: "B", c_uint16: "H", c_uint32: "I", c_uint64: "Q", c_int32: "i"}

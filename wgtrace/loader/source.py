@@ -19,6 +19,10 @@ from wgtrace.probes.types import CONTEXT, REMEMBER, Point, Probe
 HEADERS = ("events.h", "common.bpf.h", "filter.bpf.h", "skb.bpf.h", "wireguard.bpf.h")
 # The files with handlers, which a row of a catalogue names, and what each needs before it.
 CONCERNS = {
+    "session.bpf.c": (
+        *("session.bpf.h", "freed.bpf.h", "drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
+        *("handshake.bpf.c", "story.bpf.c", "session.bpf.c"),
+    ),
     "drop.bpf.c": ("freed.bpf.h", "drop_tx.bpf.h", "drop_rx.bpf.h", "drop.bpf.c"),
     "path.bpf.c": ("freed.bpf.h", "path.bpf.c"),
     "handshake.bpf.c": ("handshake.bpf.c",),

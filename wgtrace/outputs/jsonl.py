@@ -11,7 +11,8 @@ from typing import Final, TextIO, cast
 
 from wgtrace.diagnosis.finding import Finding
 from wgtrace.diagnosis.outside import layer_of
-from wgtrace.events.types import DropTotal, HandshakeTotal, InvariantTotal, PathTotal
+from wgtrace.events.session import Arrivals
+from wgtrace.events.types import DropTotal, HandshakeTotal, InvariantTotal, PathTotal, address_text
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.fields import (
     FIELDS,
@@ -97,6 +98,11 @@ class JsonLinesSink:
         if self._has_rows:
             self._write("handshake", step.ts_unix_ns, step_json(step))
 
+    def interval(self, ts_unix_ns: int, histograms: tuple[HandshakeHistogram, ...]) -> None:
+        """Write a line for each `histogram`."""
+        for histogram in histograms:
+            self._write("histogram", ts_unix_ns, histogram_json(histogram, "interval"))
+
     is_over = False
 
     def frame(self, frame: TopFrame) -> None:
@@ -107,8 +113,9 @@ class JsonLinesSink:
         """Write a line for each `finding` and each `histogram`, then the `summary` line."""
         for finding in summary.findings:
             self._write("finding", summary.ts_unix_ns, finding_json(finding))
+        part = "interim" if summary.interim else "whole"
         for histogram in summary.histograms:
-            self._write("histogram", summary.ts_unix_ns, histogram_json(histogram, interim=summary.interim))
+            self._write("histogram", summary.ts_unix_ns, histogram_json(histogram, part))
         self._write("summary", summary.ts_unix_ns, summary_json(summary))
 
     def _write(self, kind: str, ts_unix_ns: int, body: Json) -> None:
@@ -186,6 +193,9 @@ def step_json(step: SeenStep) -> Json:
         "out_ifname": clean(step.out_ifname) or None,
         "inner": flow_json(step.inner),
         "queue_len": step.queue_len,
+        "icmp": {"type": step.icmp[0], "code": step.icmp[1], "from": address_text(step.icmp[2])}
+        if step.icmp
+        else None,
         "what": clean(step.what),
     }
 
@@ -209,19 +219,56 @@ def frame_json(frame: TopFrame) -> Json:
                 "latest_handshake": rfc3339(row.handshake_ns) if row.handshake_ns else None,
                 "handshake_latency_ns": row.latency_ns or None,
                 "role": row.role,
+                "waiting": {
+                    "staged": row.queues.staged,
+                    "outgoing": row.queues.outgoing,
+                    "incoming": row.queues.incoming,
+                }
+                if row.queues
+                else None,
+                "latency": {
+                    direction.value: {
+                        "count": histogram.count,
+                        "max": histogram.max,
+                        **{f"p{percent}": histogram.percentile(percent) for percent in (50, 90, 99)},
+                    }
+                    for direction, histogram in row.latency.items()
+                },
+                "arrivals": _arrivals_json(row.arrivals) if row.arrivals else None,
+                "sessions": [
+                    {
+                        "index": session.index,
+                        "age_s": round(max(frame.boot_ns - session.born_ns, 0) / 1e9, 1),
+                        "role": "initiator" if session.is_initiator else "responder",
+                        "is_whole": session.is_whole,
+                        **_arrivals_json(session.arrivals),
+                    }
+                    for session in row.sessions
+                ],
             }
             for row in frame.rows
         ],
     }
 
 
-def histogram_json(of: HandshakeHistogram, *, interim: bool) -> Json:
+def _arrivals_json(arrivals: Arrivals) -> Json:
+    return {
+        "received": arrivals.received,
+        "lost": arrivals.lost,
+        "late": arrivals.late,
+        "duplicates": arrivals.duplicates,
+        "too_old": arrivals.too_old,
+        "unread": arrivals.unread,
+    }
+
+
+def histogram_json(of: HandshakeHistogram, part: str) -> Json:
     """The body of a `histogram` line."""
     histogram = of.histogram
     return {
         "name": "handshake",
         "unit": "ns",
-        "part": "interim" if interim else "whole",
+        "part": part,
         "netns": of.netns,
         "ifname": clean(of.ifname),
         "peer": _named(of.peer.public_key, {of.peer.public_key: of.peer.name} if of.peer.name else {}),

@@ -9,19 +9,19 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from wgtrace.diagnosis.words import count_of, short_key
-from wgtrace.events.histogram import Histogram
+from wgtrace.events.histogram import Histogram, merged
 from wgtrace.events.reasons import HandshakeCode, SubReason
 from wgtrace.outputs.clean import clean
 from wgtrace.outputs.console import put
 from wgtrace.outputs.fields import clock, interface_label, peer_text
-from wgtrace.outputs.histogram import duration, text_histogram
+from wgtrace.outputs.histogram import duration, heat_line, heat_scale, text_histogram
 from wgtrace.outputs.summary import put_end, put_wrapped, span, wrapped
 from wgtrace.outputs.table import banner
 from wgtrace.report import HandshakeHistogram, RunStart, SeenStep, Summary
 
 _PEER: Final = 9
 _INTERFACE: Final = 8
-_BAD: Final = ("_refused", "_not_sent", "give_up", "retry", "_late")
+_BAD: Final = ("_refused", "_not_sent", "give_up", "retry", "_late", "icmp_error")
 _GOOD: Final = HandshakeCode.HANDSHAKE_COMPLETE.id
 
 Key = tuple[str, int, str | None]
@@ -34,11 +34,14 @@ class StoryTableSink:
     Args:
         console: Decides on width and colour.
         rows: Whether to write a row for each step, or only banner and summary.
+        heat_map: Whether an interval is a line of a heat map, or one with percentiles.
     """
 
-    def __init__(self, console: Console, rows: bool = True) -> None:
+    def __init__(self, console: Console, rows: bool = True, heat_map: bool = False) -> None:
         self._console = console
         self._has_rows = rows
+        self._has_heat_map = heat_map
+        self._has_scale = False
         self._has_interface = False
 
     def start(self, start: RunStart) -> None:
@@ -68,6 +71,23 @@ class StoryTableSink:
         put(self._console, (time, "dim"), (where, ""), (peer, "bold"), (first, style))
         for line in rest:
             put(self._console, (indent, ""), (line, style))
+
+    def interval(self, ts_unix_ns: int, histograms: tuple[HandshakeHistogram, ...]) -> None:
+        """Write a line for each role that had handshakes in it, of all peers together."""
+        if self._has_heat_map and not self._has_scale:
+            put(self._console, (f"{'TIME':<10}{'ROLE':<12}{heat_scale()}", "dim"))
+            self._has_scale = True
+        for role in ("initiator", "responder"):
+            of = [each.histogram for each in histograms if each.role == role]
+            if not of:
+                continue
+            all_of_it = merged(of)
+            start = f"{clock(ts_unix_ns)[:8]}  {role:<10} "
+            if self._has_heat_map:
+                text = f"{start}|{heat_line(all_of_it)}| {all_of_it.count:>8}  max {duration(all_of_it.max)}"
+            else:
+                text = f"{start} {count_of(all_of_it.count, 'handshake')}: {percentiles(all_of_it)}"
+            put(self._console, (text, ""))
 
     def summary(self, summary: Summary) -> None:
         """Write the sums and histograms of each peer, what is missing, and the findings."""
@@ -133,20 +153,18 @@ def _sums(steps: dict[tuple[HandshakeCode, SubReason], int], refusals: dict[str,
         return steps.get((code, sub), 0)
 
     complete = HandshakeCode.HANDSHAKE_COMPLETE
-    both = of(complete)  # a recording does not say who began
-    has_roles = not both or any(of(complete, role) for role in (SubReason.INITIATOR, SubReason.RESPONDER))
+    up, confirmed = of(complete, SubReason.INITIATOR), of(complete, SubReason.RESPONDER)
+    unknown = of(complete) - up - confirmed  # `record` does not tell who began a session
     told = []
     if sent := of(HandshakeCode.INIT_SENT):
-        retries, up = of(HandshakeCode.RETRY), of(complete, SubReason.INITIATOR)
+        retries = of(HandshakeCode.RETRY)
         again = f" ({count_of(retries, 'retry').replace('retrys', 'retries')})" if retries else ""
-        sessions = f", {count_of(up, 'session')} up" if has_roles else ""
-        told.append(f"{count_of(sent, 'initiation')} sent{again}{sessions}")
+        done = "" if unknown else f", {count_of(up, 'session')} up"
+        told.append(f"{count_of(sent, 'initiation')} sent{again}{done}")
     if received := of(HandshakeCode.INIT_ACCEPTED):
-        confirmed = of(complete, SubReason.RESPONDER)
-        sessions = f", {count_of(confirmed, 'session')} confirmed" if has_roles else ""
-        told.append(f"{count_of(received, 'initiation')} accepted{sessions}")
-    if not has_roles:
-        told.append(f"{count_of(both, 'session')} up")
+        done = "" if unknown else f", {count_of(confirmed, 'session')} confirmed"
+        told.append(f"{count_of(received, 'initiation')} accepted{done}")
+    told += [f"{count_of(unknown, 'session')} up"] if unknown else []
     if given_up := of(HandshakeCode.GIVE_UP):
         told.append(f"given up {'once' if given_up == 1 else f'{given_up} times'}")
     told += [f"{reason} {count}" for reason, count in sorted(refusals.items())]

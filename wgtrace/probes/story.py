@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What `wgtrace handshakes` attaches: handshake rows of the catalogue, some with a handler that tells more.
 
-No row is on the path of a good packet: packets are not looked at, so what finds the queue
-of handshakes full is seen by `wgtrace drops` only.
+No row is on the path of a good packet, but for the last of `TOP`: packets are not looked at, so
+what finds the queue of handshakes full is seen by `wgtrace drops` and `wgtrace top` only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from wgtrace.probes.catalogue import CATALOGUE, WIREGUARD
 from wgtrace.probes.types import Point, Probe
 
 _STORY: Final = "story.bpf.c"
+_SESSION: Final = "session.bpf.c"
 _ROUTE: Final = ("struct dst_cache *cache", "struct dst_entry *dst")
 
 
@@ -75,6 +76,25 @@ STORY: Final[tuple[Probe, ...]] = (
         "a session that may not be used any more",
         "that sessions end with a new private key",
     ),
+    *(
+        Probe(
+            name,
+            targets,
+            "",
+            Point.ENTRY,
+            _STORY,
+            handler,
+            ("struct sk_buff *skb",),
+            (HandshakeCode.ICMP_ERROR.id,),
+            f"ICMP errors for what was sent to a peer's {family} endpoint",
+            f"that the way to a peer, or its host, refuses what is sent by {family}",
+        )
+        for name, targets, handler, family in (
+            ("udp-err", ("udp_err",), "handle_icmp_error4", "IPv4"),
+            # Since Linux 7.2 the one function is the other; before, the second has no place for a probe.
+            ("udpv6-err", ("__udp6_lib_err", "udpv6_err"), "handle_icmp_error6", "IPv6"),
+        )
+    ),
 )
 """The rows that are of no use to `wgtrace drops`."""
 
@@ -110,5 +130,40 @@ HANDSHAKES: Final[tuple[Probe, ...]] = (
 )
 """All that `wgtrace handshakes` attaches."""
 
-TOP: Final[tuple[Probe, ...]] = (*(_told(probe) for probe in CATALOGUE), *STORY)
-"""All that `wgtrace top` attaches: drops and handshakes."""
+
+def _counted(probe: Probe) -> Probe:
+    """The row that tells of a session has it counted, too."""
+    if probe.name != "wg-timers-session-derived":
+        return probe
+    return replace(probe, file=_SESSION, handler="handle_counted_session")
+
+
+TOP: Final[tuple[Probe, ...]] = (
+    *(_told(probe) for probe in CATALOGUE),
+    *(_counted(probe) for probe in STORY),
+    Probe(
+        "wg-socket-endpoint-from-skb",
+        ("wg_socket_endpoint_from_skb",),
+        WIREGUARD,
+        Point.ENTRY,
+        _SESSION,
+        "handle_accepted",
+        ("void *endpoint", "struct sk_buff *skb"),
+        ("sessions",),
+        "the counters of the data messages that come",
+        "what is lost on its way from a peer, or comes out of order",
+    ),
+    Probe(
+        "wg-allowedips-read-node",
+        ("wg_allowedips_read_node",),
+        WIREGUARD,
+        Point.ENTRY,
+        _SESSION,
+        "handle_listed",
+        ("struct allowedips_node *node",),
+        ("queues",),
+        "that somebody lists the peers, as wgtrace itself does",
+        "how many packets of a peer wait",
+    ),
+)
+"""All that `wgtrace top` attaches: drops, handshakes, and one row on the way of good packets that come in."""

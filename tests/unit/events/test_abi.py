@@ -50,6 +50,8 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_slow_packet": wire.SlowPacketWire,
     "wgt_latency": wire.LatencyWire,
     "wgt_latency_config": wire.LatencyConfigWire,
+    "wgt_session": wire.SessionWire,
+    "wgt_queues": wire.QueuesWire,
 }
 ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_event_kind": ("WGT_EVENT_", wire.EventKind),

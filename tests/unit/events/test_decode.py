@@ -420,7 +420,7 @@ def test_an_unknown_kind_is_refused(unknown: int) -> None:
         drop(96),
         drop(Reason.BAD_HEADER, sub_reason=7),
         record(EventKind.HANDSHAKE, code=0),
-        record(EventKind.HANDSHAKE, code=18),
+        record(EventKind.HANDSHAKE, code=19),
         record(EventKind.HANDSHAKE, code=1, sub_reason=8),
     ],
 )
@@ -497,7 +497,7 @@ def test_totals_of_waits() -> None:
         key_of(kind=9, code=Reason.BAD_HEADER),
         key_of(kind=EventKind.DROP, code=19),
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER, sub_reason=7),
-        key_of(kind=EventKind.HANDSHAKE, code=18),
+        key_of(kind=EventKind.HANDSHAKE, code=19),
         key_of(kind=EventKind.CONFIG, code=HandshakeCode.INIT_SENT),
     ],
 )

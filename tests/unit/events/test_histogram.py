@@ -9,7 +9,7 @@ import random
 import pytest
 from latency_data import histogram
 
-from wgtrace.events.histogram import merged
+from wgtrace.events.histogram import merged, since
 from wgtrace.events.wire import BUCKETS
 
 
@@ -59,3 +59,13 @@ def test_merged_are_the_histogram_of_all_values() -> None:
     assert merged([histogram(1, 2, 3), histogram(), histogram(1 << 20)]) == histogram(1, 2, 3, 1 << 20)
     with pytest.raises(ValueError, match="no histogram"):
         merged([])
+
+
+def test_what_was_counted_since() -> None:
+    """Counts and sum are exact; the maximum is, if it is that of all, else it is its bucket's."""
+    before = histogram(3, 1000)
+    later = since(histogram(3, 1000, 7, 23), before)
+    assert (later.count, later.sum, later.max) == (2, 30, 31)
+    assert since(histogram(3, 1000, 2000), before) == histogram(2000)
+    none = since(before, before)
+    assert (none.count, none.sum, none.max) == (0, 0, 0)

@@ -39,7 +39,7 @@ HANDLERS: Final = {
 
 
 #: Each row of all catalogues once: those that several have are the very same.
-ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *LATENCY, *PACKETS, *INVARIANT_PROBES)))
+ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *TOP, *LATENCY, *PACKETS, *INVARIANT_PROBES)))
 
 
 def _by_name(probe: Probe) -> str:
@@ -69,7 +69,8 @@ def test_a_row_is_whole(probe: Probe) -> None:
 def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
     known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode} | {PATH}
-    known |= {f"packet_{way.name.lower()}" for way in PacketWay} | {i.id for i in Invariant}
+    known |= {"sessions", "queues"} | {f"packet_{way.name.lower()}" for way in PacketWay}
+    known |= {i.id for i in Invariant}
 
     assert set(probe.gives) <= known
     assert len(set(probe.gives)) == len(probe.gives)

@@ -32,10 +32,10 @@ class Blocked:
             raise ImportError(f"{name} is not to be had here")
 
 sys.meta_path.insert(0, Blocked())
-from wgtrace import cli, pipeline
+from wgtrace import cli, handshakes, pipeline
 from wgtrace.commands import replay as command
 from wgtrace.recording import replay
-from wgtrace.outputs import console, jsonl, table
+from wgtrace.outputs import console, jsonl, story, table
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
@@ -127,6 +127,18 @@ def test_filters(readable: Path) -> None:
     assert reasons(lines(readable, "--direction", "tx")) == []
     assert reasons(lines(readable, "--peer", peer[:12])) == ["src_not_allowed"] * (N + M)
     assert [line["type"] for line in lines(readable, "-q")][0::4] == ["start", "summary"]
+
+
+def test_the_view_of_handshakes(readable: Path) -> None:
+    """Their messages and the session, in JSON and in words; filters of packets are not for it."""
+    told = lines(readable, "--view", "handshakes")
+    for line in told:
+        jsonschema.validate(line, dict(json_schema()))
+    steps = [line["event"] for line in told if line["type"] == "handshake"]
+    assert steps == ["response_sent", "init_accepted", "handshake_complete"]
+    assert replay(readable, "--view", "handshakes").stdout.count("1 initiation accepted; 1 session up") == 1
+    wrong = replay(readable, "--view", "handshakes", "--reason", "bad_header")
+    assert (wrong.returncode, "are of packets" in wrong.stderr) == (2, True)
 
 
 def test_the_exit_code_is_for_scripts(readable: Path) -> None:

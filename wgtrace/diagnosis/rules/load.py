@@ -7,7 +7,7 @@ from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.interface import InterfaceEvidence
 from wgtrace.diagnosis.rules.build import finding, times
 from wgtrace.diagnosis.rules.explained import UNDER_LOAD, flooders, in_flood, is_flood
-from wgtrace.diagnosis.words import count_of, listing, quoted
+from wgtrace.diagnosis.words import count_of, listing, quoted, utc
 from wgtrace.events.reasons import Reason
 from wgtrace.events.types import IPAddress
 
@@ -97,10 +97,40 @@ def _nft(evidence: InterfaceEvidence, rule: str) -> str:
     return evidence.command(f"nft {quoted(text)}")
 
 
+def receive_stalled(evidence: InterfaceEvidence, key: str) -> Finding | None:
+    """A peer's receive queue is full, and nobody takes anything out of it: `wgtrace top` only."""
+    stall = evidence.stalls.get(key)
+    if stall is None:
+        return None
+    label, full = evidence.label(key), evidence.total(Reason.RX_QUEUE_FULL, peer=key)
+    return finding(
+        evidence,
+        "receive-stalled",
+        Severity.ERROR,
+        Confidence.LIKELY,
+        full,
+        f"{evidence.ifname} takes nothing more from {label}: for {stall.seconds:.0f} s its receive queue was "
+        f"full, and not one packet came out of it.",
+        peer=key,
+        seen=[
+            f"{count_of(stall.count, 'packet')} found it full from {utc(stall.unix_ns, 0)} UTC on, and no "
+            "counter was accepted",
+            f"{count_of(full, 'packet')} found it full in this run",
+            *_cpu_facts(evidence),
+        ],
+        fix=[
+            "see whether something keeps receiving from its CPU, as a real-time task does:",
+            "ps -eLo cls,rtprio,psr,pcpu,comm --sort -pcpu",
+            "if nothing does, it is a fault of this kernel: only a new interface helps, then a newer kernel",
+        ],
+        needs=(Reason.RX_QUEUE_FULL.id, "sessions"),
+    )
+
+
 def queue_full(evidence: InterfaceEvidence) -> Finding | None:
     """Packets come faster than this host encrypts, sends or takes them."""
     count = evidence.total(*_TX, *_RX)
-    if not count:
+    if not count or count == sum(evidence.total(Reason.RX_QUEUE_FULL, peer=k) for k in evidence.stalls):
         return None
     facts: list[str] = []
     keys: list[str] = []
