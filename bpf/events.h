@@ -31,6 +31,7 @@ enum wgt_event_kind {
 	WGT_EVENT_CONFIG = 3,
 	WGT_EVENT_PATH = 4,
 	WGT_EVENT_PACKET = 6,
+	WGT_EVENT_MTU = 7,
 	WGT_EVENT_INVARIANT = 8,
 };
 
@@ -140,6 +141,10 @@ enum wgt_sub_reason {
 	/* session_derived, handshake_complete: which end of the handshake is this */
 	WGT_SUB_INITIATOR = 72,
 	WGT_SUB_RESPONDER = 73,
+	/* unreachable */
+	WGT_SUB_PORT_UNREACHABLE = 80,
+	WGT_SUB_HOST_UNREACHABLE = 81,
+	WGT_SUB_PROHIBITED = 82,
 };
 
 /*
@@ -165,7 +170,8 @@ enum wgt_handshake_code {
 	WGT_SESSION_DERIVED = 15,
 	WGT_KEYS_CLEARED = 16,
 	WGT_KEYS_EXPIRED = 17,
-	WGT_ICMP_ERROR = 18, /* for what was sent to an endpoint; the peer is not told */
+	WGT_ICMP_ERROR = 18,  /* for what was sent to an endpoint; the peer is not told */
+	WGT_UNREACHABLE = 19, /* an ICMP message says so of a datagram to the peer; for `drops` */
 };
 
 struct wgt_event_header {
@@ -251,7 +257,7 @@ struct wgt_handshake_event {
 	__u64 session_age_ns;  /* rekey_requested, keys_cleared, keys_expired */
 	struct wgt_flow inner; /* rekey_requested: the packet that waits longest; icmp_error: what was sent */
 	__u8 source[16];       /* route_found: outer source address; its family is the endpoint's.
-				* icmp_error: who says so; its family is that of `inner` */
+				* icmp_error: who says so; its family is that of `inner`. unreachable: who says so */
 	__u8 out_ifname[WGT_IFNAME_LEN];
 	__u32 queue_len; /* packets that wait for a session */
 	__u8 sub_reason; /* enum wgt_sub_reason */
@@ -365,12 +371,110 @@ struct wgt_path_event {
 	__u8 pad;
 };
 
+/* What happened to the size of packets. Codes are only appended. */
+enum wgt_mtu_code {
+	WGT_MTU_OUTER_FRAGMENTED = 1,	 /* a datagram of WireGuard, by this host */
+	WGT_MTU_INNER_FRAGMENTED = 2,	 /* a packet on its way into the tunnel */
+	WGT_MTU_TOO_BIG_RECEIVED = 3,	 /* by ICMP, about a datagram of WireGuard */
+	WGT_MTU_TOO_BIG_SENT = 4,	 /* ICMP about a packet on its way into the tunnel */
+	WGT_MTU_TOO_BIG_LOST = 5,	 /* such an ICMP message was dropped here */
+	WGT_MTU_PATH_MTU_CHANGED = 6,	 /* of the way to a peer's endpoint, or of one through the tunnel */
+	WGT_MTU_SENDER_REFUSED = 7,	 /* EMSGSIZE; which interface, user space finds out */
+	WGT_MTU_FRAGMENT_LOST = 8,	 /* of a datagram of WireGuard, or waited in vain for its others */
+	WGT_MTU_DATAGRAM_LOST = 9,	 /* a data message that this host sent, whole */
+	WGT_MTU_PADDING_BEYOND_MTU = 10, /* padded to more than the interface's MTU */
+	WGT_MTU_CODES = 11,		 /* size of per-code arrays, not a code */
+};
+
+/* What decided on an MTU. */
+enum wgt_mtu_of {
+	WGT_MTU_OF_UNKNOWN = 0,
+	WGT_MTU_OF_DEVICE = 1,
+	WGT_MTU_OF_ROUTE = 2,
+	WGT_MTU_OF_ICMP = 3, /* a router told: a route exception */
+};
+
+/* Kind WGT_EVENT_MTU: one of those. */
+struct wgt_mtu_event {
+	struct wgt_event_header hdr;
+	struct wgt_device device; /* all zero: sender_refused */
+	struct wgt_peer peer;
+	struct wgt_flow inner;
+	struct wgt_flow outer;
+	__u64 location;		     /* lost: address of the code that freed the skb */
+	__u8 origin[16];	     /* too_big_received: who says so; its family is the datagram's */
+	__u8 ifname[WGT_IFNAME_LEN]; /* device that the packet was at, or was routed to */
+	__u32 netns;		     /* where that was */
+	__u32 kernel_reason;	     /* lost: enum skb_drop_reason of this kernel */
+	__u32 mtu;		     /* that it had to fit, or that was told */
+	__u32 size;		     /* of the IP packet, bytes */
+	__u16 code;		     /* enum wgt_mtu_code */
+	__u8 of;		     /* enum wgt_mtu_of, of `mtu` */
+	__u8 layer;		     /* enum wgt_layer: which packet it is about */
+	__u8 outgoing;
+	__u8 pad[3];
+};
+
+#define WGT_SIZE_TRIALS 8
+
+/* A packet that waits for its answer. */
+struct wgt_size_trial {
+	__u64 sent_ns;
+	__u32 ends;   /* of both addresses, the same for the answer */
+	__u32 number; /* TCP: that the answer acknowledges; echo: identifier and sequence number */
+	__u16 sport;
+	__u16 dport;
+	__u16 len;  /* of the IP packet */
+	__u8 proto; /* 0: there is none */
+	__u8 pad;
+};
+
+/* Value of the map `sizes`, by wg_peer.internal_id: bytes of inner IP packets. */
+struct wgt_sizes {
+	struct wgt_device device; /* ifindex 0: it was only just made */
+	__u8 public_key[WGT_KEY_LEN];
+	__u64 failed_ns;       /* last time that an answer did not come */
+	__u64 first_failed_ns; /* since when there is none to `failed` */
+	__u64 heard_ns;	       /* last time that TCP or an echo reply came while one was waited for */
+	__u32 sent;	       /* the largest */
+	__u32 passed;	       /* the largest that was answered */
+	__u32 failed;	       /* the smallest that was not, and is larger than those; 0: none */
+	__u32 failures;	       /* how often in a row */
+	__u32 received;	       /* the largest */
+	__u32 mtu;	       /* of the interface */
+	__u32 waiting;	       /* 1: there are trials */
+	__u32 pad;
+	struct wgt_size_trial trial[WGT_SIZE_TRIALS]; /* by size */
+};
+
+/*
+ * Key of the map `endpoints`, which user space fills: an address of a peer, and the
+ * namespace that the interface's UDP socket is in. A fragment has no more than that.
+ */
+struct wgt_endpoint_key {
+	__u8 addr[16];
+	__u32 netns;
+	__u32 family; /* 4 or 6 */
+};
+
+struct wgt_endpoint {
+	struct wgt_device device;
+	struct wgt_peer peer;
+};
+
+#define WGT_FORWARD_ENDS 8
+
+/* Slot 0 of the map `mtu_config`: ranges of code, as first byte and first after. */
+struct wgt_mtu_config {
+	__u64 forward[WGT_FORWARD_ENDS]; /* code that hands packets to another device */
+};
+
 /* Key of the per-CPU totals: u64 packets. */
 struct wgt_total_key {
 	__u8 ifname[WGT_IFNAME_LEN];
 	__u32 netns;
 	__u16 kind; /* enum wgt_event_kind */
-	__u16 code; /* enum wgt_reason, wgt_handshake_code, wgt_invariant; path: skb_drop_reason, low half */
+	__u16 code; /* enum wgt_reason, wgt_handshake_code, wgt_invariant, wgt_mtu_code; path: skb_drop_reason, low half */
 	__u8 sub_reason; /* path: 4 or 6, of the packet that died */
 	__u8 peer_known;
 	__u8 matched;	/* of a drop: whether the filter asks for it; of an invariant: whether it held */
@@ -674,6 +778,12 @@ _Static_assert(sizeof(struct wgt_packet_event) == 168,
 	       "also change PacketEventWire and, if not appended, WGT_ABI");
 _Static_assert(sizeof(struct wgt_invariant_event) == 264,
 	       "also change InvariantEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_mtu_event) == 256, "also change MtuEventWire and, if not appended, WGT_ABI");
+_Static_assert(sizeof(struct wgt_size_trial) == 24, "also change SizeTrialWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_sizes) == 304, "also change SizesWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_endpoint_key) == 24, "also change EndpointKeyWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_endpoint) == 80, "also change EndpointWire and WGT_ABI");
+_Static_assert(sizeof(struct wgt_mtu_config) == 64, "also change MtuConfigWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_total_key) == 64, "also change TotalKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time_key) == 56, "also change HandshakeTimeKeyWire and WGT_ABI");
 _Static_assert(sizeof(struct wgt_handshake_time) == 24, "also change HandshakeTimeWire and WGT_ABI");

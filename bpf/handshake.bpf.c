@@ -568,3 +568,71 @@ static __always_inline int handle_set_device_return(void)
 	events.ringbuf_submit(e, 0);
 	return 0;
 }
+
+/*
+ * udp_err() and udpv6_err(): an ICMP message about a datagram, which skb->data points
+ * to. That it does not fit is for `wgtrace mtu`.
+ */
+static __always_inline int unreachable(struct sk_buff *skb, u8 version, u8 why)
+{
+	struct skb_view view = {};
+	struct wgt_device device = {};
+	struct wgt_handshake_event *e;
+	struct wg_device *wg;
+	struct wg_peer *peer;
+	u16 ports[2] = {};
+	u8 *ip, *address;
+
+	skb_view_init(&view, skb);
+	ip = view.data;
+	bpf_probe_read_kernel(ports, sizeof(ports),
+			      ip + (version == 4 ? (read_u8(ip) & 0xf) * 4 : sizeof(struct ipv6hdr)));
+	wg = view.dev ? device_by_port(view.dev, swap16(ports[0])) : NULL;
+	if (!wg)
+		return 0;
+	address = ip + (version == 4 ? offsetof(struct iphdr, daddr) : offsetof(struct ipv6hdr, daddr));
+	peer = peer_by_endpoint(wg, address, swap16(ports[1]), version);
+	if (!count_handshake(peer, &device, WGT_UNREACHABLE, why) ||
+	    !may_stream(0, bpf_ktime_get_boot_ns(), true, 0))
+		return 0;
+	e = handshake_record(peer, &device, WGT_UNREACHABLE, why);
+	if (!e)
+		return 0;
+	address = view.network +
+		  (version == 4 ? offsetof(struct iphdr, saddr) : offsetof(struct ipv6hdr, saddr));
+	if (version == 4)
+		bpf_probe_read_kernel(e->source, 4, address);
+	else
+		bpf_probe_read_kernel(e->source, 16, address);
+	events.ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* udp_err(skb, info) */
+static __always_inline int handle_unreachable(struct sk_buff *skb)
+{
+	struct skb_view view = {};
+	u8 code;
+
+	skb_view_init(&view, skb);
+	if (read_u8(view.transport) != 3) /* ICMP_DEST_UNREACH */
+		return 0;
+	code = read_u8(view.transport + 1);
+	if (code == 3)
+		return unreachable(skb, 4, WGT_SUB_PORT_UNREACHABLE);
+	if (code == 4) /* ICMP_FRAG_NEEDED */
+		return 0;
+	return unreachable(skb, 4,
+			   code == 9 || code == 10 || code == 13 ? WGT_SUB_PROHIBITED
+								 : WGT_SUB_HOST_UNREACHABLE);
+}
+
+/* udpv6_err(skb, opt, type, code) */
+static __always_inline int handle_unreachable6(struct sk_buff *skb, void *opt, u8 type, u8 code)
+{
+	if (type != 1) /* ICMPV6_DEST_UNREACH */
+		return 0;
+	if (code == 4)
+		return unreachable(skb, 6, WGT_SUB_PORT_UNREACHABLE);
+	return unreachable(skb, 6, code == 1 || code > 4 ? WGT_SUB_PROHIBITED : WGT_SUB_HOST_UNREACHABLE);
+}

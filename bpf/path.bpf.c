@@ -12,10 +12,7 @@
 #define NFPROTO_NETDEV	5
 #define SKB_DST_NOREF	1UL
 #define IS_LOCAL_ROUTE	0x80000000 /* RTCF_LOCAL of IPv4, RTF_LOCAL of IPv6 */
-/* A variable onto itself: the verifier forgets what it knew of it, and walks what follows but once. */
-#define FORGET(variable) bpf_probe_read_kernel(&(variable), sizeof(variable), &(variable))
 
-#define WGT_MAX_PEERS  512
 #define WGT_MAX_CHAINS 256
 #define WGT_MAX_RULES  1024
 
@@ -178,36 +175,6 @@ static __always_inline struct wg_device *device_by_index(struct net_device *dev,
 
 		if (READ(its->ifindex) == ifindex && READ(its->nd_net.net) == net)
 			return wg;
-		entry = READ(entry->next);
-	}
-	return NULL;
-}
-
-/* The peer whose endpoint this is. */
-static __always_inline struct wg_peer *peer_by_endpoint(struct wg_device *wg, const u8 *address, u16 port,
-							u8 version)
-{
-	struct list_head *list = &wg->peer_list, *entry = READ(list->next);
-	/* struct sockaddr_in: family, port, address; of IPv6 a word follows the port, then the address */
-	u64 wanted[3] = {(u64)swap16(port) << 16 | (version == 4 ? AF_INET : AF_INET6)};
-	u64 mask[3] = {version == 4 ? ~0ULL : 0xffffffff};
-
-	if (version == 4) {
-		wanted[0] |= (u64)read_u32(address) << 32;
-	} else {
-		bpf_probe_read_kernel(&wanted[1], 16, address);
-		mask[1] = mask[2] = ~0ULL;
-	}
-	FORGET(wanted);
-	FORGET(mask);
-	for (int i = 0; i < WGT_MAX_PEERS && entry && entry != list; i++) {
-		struct wg_peer *peer = container_of(entry, struct wg_peer, peer_list);
-		u64 has[3] = {};
-
-		bpf_probe_read_kernel(has, sizeof(has), &peer->endpoint.addr);
-		if (!(((has[0] ^ wanted[0]) & mask[0]) | ((has[1] ^ wanted[1]) & mask[1]) |
-		      ((has[2] ^ wanted[2]) & mask[2])))
-			return peer;
 		entry = READ(entry->next);
 	}
 	return NULL;

@@ -52,7 +52,7 @@ class Around:
         space = next((n for n in snapshot.namespaces if n.inode == event.netns), None)
         if event.hook is not Hook.NONE:
             blocked = self._blocked(event, space)
-        elif names := settings_of(event):
+        if names := settings_of(event, blocked):
             sysctls = self._values(names, space)
         return SeenPath(
             event=event,

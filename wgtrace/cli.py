@@ -16,8 +16,8 @@ from wgtrace.errors import OutputError, WgtraceError
 
 #: Each is a module of its name in wgtrace/commands/.
 COMMANDS = (
-    *("drops", "evidence", "handshakes", "lab", "latency", "merge", "probes", "record", "replay", "selftest"),
-    "top",
+    *("drops", "evidence", "handshakes", "lab", "latency", "merge", "mtu", "probes", "record", "replay"),
+    *("selftest", "top"),
 )
 
 EXIT_INTERNAL = 4

@@ -101,6 +101,10 @@ def _no_way(_device: Device, _endpoint: IPAddress, _namespaces: Iterable[Namespa
     return None
 
 
+def _same_way(way: Way, _namespaces: Iterable[Namespace]) -> Way:
+    return way
+
+
 def _no_firewall(_namespace: Namespace) -> Firewall | None:
     return None
 
@@ -119,6 +123,7 @@ class HostFacts:
         load: What the CPUs have done since boot.
         firewall: The rules of a namespace.
         sysctls: Settings of a namespace, by their paths under /proc/sys.
+        way_again: The route and its MTU as they are now, in what was told of a way before.
     """
 
     way: Callable[[Device, IPAddress, Iterable[Namespace]], Way | None] = _no_way
@@ -126,6 +131,7 @@ class HostFacts:
     load: Callable[[], Load] = Load
     firewall: Callable[[Namespace], Firewall | None] = _no_firewall
     sysctls: Callable[[Namespace, Collection[str]], dict[str, str]] = _no_sysctls
+    way_again: Callable[[Way, Iterable[Namespace]], Way] = _same_way
 
 
 def polls(

@@ -11,6 +11,7 @@ from wgtrace.diagnosis.finding import Finding
 from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.events.histogram import Histogram
 from wgtrace.events.latency import SlowTimes, Stage
+from wgtrace.events.mtu import MtuEvent, MtuTotal
 from wgtrace.events.reasons import CATALOGUE, Direction, Reason, SubReason
 from wgtrace.events.session import Arrivals, Queues, Session
 from wgtrace.events.types import (
@@ -399,6 +400,83 @@ class LatencySink(Protocol):
 
     def report(self, report: LatencyReport) -> None:
         """Called for each interval, each count in between, and once at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMtu:
+    """An event of `wgtrace mtu`, with the name of its peer.
+
+    Attributes:
+        what: One short sentence, no full stop.
+    """
+
+    event: MtuEvent
+    ts_unix_ns: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class MtuRow:
+    """The sizes of a peer, bytes; 0: not known, or none.
+
+    Attributes:
+        mtu: Of the WireGuard interface.
+        oif: Device that datagrams to the peer leave by; `link_mtu`: its MTU.
+        route_mtu: What the route says itself.
+        path_mtu: The smallest that is known; `path_of`: who says so.
+        overhead: What encryption adds to a packet.
+        passed: Largest inner packet that was answered; `failed`: smallest that was not.
+        received: Largest inner packet that came in; `sent`: that went out.
+        fits: The MTU of the interface with which no datagram to this peer is too big.
+    """
+
+    ifname: str
+    netns: int
+    peer: PeerRef
+    mtu: int
+    oif: str
+    link_mtu: int
+    route_mtu: int
+    path_mtu: int
+    path_of: str
+    overhead: int
+    passed: int
+    failed: int
+    received: int
+    sent: int
+    fits: int
+
+
+@dataclass(frozen=True, slots=True)
+class MtuReport:
+    """The end of a run of `wgtrace mtu`, or a count in between.
+
+    Attributes:
+        lost: Events that could not be shown.
+        incomplete_because: One sentence for each thing that was not seen.
+    """
+
+    ts_unix_ns: int
+    duration_s: float
+    rows: tuple[MtuRow, ...]
+    totals: tuple[MtuTotal, ...]
+    findings: tuple[Finding, ...]
+    lost: int = 0
+    incomplete_because: tuple[str, ...] = ()
+    is_interim: bool = False
+
+
+class MtuSink(Protocol):
+    """Renders a run of `wgtrace mtu`."""
+
+    def start(self, start: RunStart) -> None:
+        """Called once, when attached."""
+
+    def event(self, seen: SeenMtu) -> None:
+        """Called for each event."""
+
+    def report(self, report: MtuReport) -> None:
+        """Called for each count in between, and once at the end."""
 
 
 class RunSink(Protocol):

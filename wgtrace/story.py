@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wgtrace.diagnosis.icmp import icmp_text
-from wgtrace.diagnosis.words import age, count_of, milliseconds
+from wgtrace.diagnosis.words import age, count_of, milliseconds, unreachable_why
 from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.types import Endpoint, Flow, HandshakeEvent, IPAddress, PeerRef
 from wgtrace.report import SeenDrop, SeenStep
@@ -404,6 +404,10 @@ def _routed(event: HandshakeEvent, peer: _Peer) -> str:
     return f"sent from {event.source} by {event.out_ifname} from now on"
 
 
+def _unreachable(event: HandshakeEvent, peer: _Peer) -> str:
+    return f"{event.source} says that a datagram did not arrive: {unreachable_why(event.sub_reason)}"
+
+
 _SENTENCES: Final[dict[HandshakeCode, Callable[[HandshakeEvent, _Peer], str]]] = {
     HandshakeCode.REKEY_REQUESTED: _requested,
     HandshakeCode.NO_ANSWER_15S: lambda event, peer: "data was sent, and nothing came for 15 s",
@@ -418,5 +422,6 @@ _SENTENCES: Final[dict[HandshakeCode, Callable[[HandshakeEvent, _Peer], str]]] =
     HandshakeCode.COOKIE_RECEIVED: lambda event, peer: "cookie accepted: the next initiation carries it",
     HandshakeCode.ROUTE_FOUND: _routed,
     HandshakeCode.KEYS_CLEARED: _cleared,
+    HandshakeCode.UNREACHABLE: _unreachable,
     HandshakeCode.KEYS_EXPIRED: lambda event, peer: "session ended: this end has a new private key",
 }

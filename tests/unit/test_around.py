@@ -132,3 +132,14 @@ def test_sentences_of_other_reasons() -> None:
     said = "nobody listens at port 51820: the interface is down, or has another one"
     assert host.seen(closed).why == f"handshake initiation at eth0: {said}"
     assert host.seen(unknown).why == "inner packet at wg0: dropped in ip_mystery()"
+
+
+def test_a_full_table_is_asked_about_where_no_rule_is_known() -> None:
+    """By the two numbers of connection tracking; a rule that is known needs neither."""
+    no_rule = path_drop("netfilter_drop", BERLIN, inner=INNER, hook=Hook.PREROUTING)
+    host = Host()
+    host.around = Around(host.firewall, lambda _space, names: dict.fromkeys(names, "97"), lambda: host.now_s)
+
+    assert host.seen(no_rule).why == "inner packet in prerouting at wg0: connection tracking's table is full"
+    assert host.seen(replace(no_rule, hook=Hook.INPUT)).sysctls == {}
+    assert Host(RULES).seen(BY_RULE).sysctls == {}

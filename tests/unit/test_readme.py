@@ -245,8 +245,8 @@ def test_files_exist() -> None:
 
 
 def test_it_stays_short() -> None:
-    """README is read at night: it stays below 790 lines, for eleven commands and bugs of kernels."""
-    assert len(TEXT.splitlines()) < 790
+    """README is read at night: it stays below 850 lines, for twelve commands and bugs of kernels."""
+    assert len(TEXT.splitlines()) < 850
 
 
 def test_the_licence_is_the_whole_gpl_2() -> None:

@@ -19,7 +19,7 @@ from wgtrace.errors import UsageError
 _SUFFIXES = (".tar.gz", ".tgz")
 
 
-@click.command(short_help="Make an archive for a bug report of a recording, or of a run now.")
+@click.command(short_help="Make an archive for a bug report, of a recording or a run.")
 @click.argument("what", nargs=-1, metavar="RECORDING...|[IFACE]...")
 @click.option(
     "-o",

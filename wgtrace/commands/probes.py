@@ -23,11 +23,10 @@ def probes(as_json: bool) -> None:
     from wgtrace.loader.tracer import Settings, Tracer
     from wgtrace.outputs.console import make_console
     from wgtrace.outputs.probes import print_probes, probes_json
-    from wgtrace.probes.catalogue import CATALOGUE
-    from wgtrace.probes.story import STORY
+    from wgtrace.probes.story import EVERYTHING
 
     progress("attaching each probe for a moment ...")
-    tracer = Tracer(Settings(traced=()), (*CATALOGUE, *STORY))
+    tracer = Tracer(Settings(traced=()), EVERYTHING)
     try:
         if as_json:
             click.echo(probes_json(tracer.probes, time.time_ns()))

@@ -137,7 +137,7 @@ def host_facts() -> HostFacts:
     from wgtrace.state.claims import claims
     from wgtrace.state.load import cpu_load
 
-    return HostFacts(routes.look_up, claims, cpu_load, nft.firewall, sysctl.values)
+    return HostFacts(routes.look_up, claims, cpu_load, nft.firewall, sysctl.values, routes.look_again)
 
 
 def _is_public_key(text: str) -> bool:

@@ -254,6 +254,8 @@ class Evidence:
         elif event.code is HandshakeCode.SESSION_DERIVED and event.sub_reason is SubReason.RESPONDER:
             count = interface.unconfirmed.get(event.peer.public_key, 0)
             interface.unconfirmed[event.peer.public_key] = count + 1
+        if event.code is HandshakeCode.UNREACHABLE:
+            interface.unreachable[event.peer.public_key] = event
         if event.code in _ANSWER:
             interface.attempts[event.peer.public_key] = Attempts(answered=True, answered_ns=event.ts_ns)
         elif event.code in _ATTEMPT:

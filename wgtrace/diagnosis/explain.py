@@ -36,6 +36,7 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
     allowed_ips.source_not_allowed,
     allowed_ips.source_owned_by_other_peer,
     handshake.no_endpoint,
+    handshake.peer_port_closed,
     handshake.peer_unreachable,
     handshake.peer_clock_went_back,
     handshake.response_lost,
@@ -54,7 +55,9 @@ PEER_RULES: Final[tuple[Callable[[InterfaceEvidence, str], Finding | None], ...]
 SLUGS: Final = (
     "allowed-ips-moved",
     "birth-namespace-gone",
+    "checksum-error",
     "conntrack-invalid",
+    "conntrack-table-full",
     "destination-not-allowed",
     "duplicate-key",
     "duplicated-packets",
@@ -62,12 +65,16 @@ SLUGS: Final = (
     "forwarding-disabled",
     "handshake-flood",
     "inner-blocked-by-firewall",
+    "inner-too-big",
     "interface-down",
     "known-kernel-bug",
+    "mtu-black-hole",
     "no-endpoint",
     "no-route-to-endpoint",
     "not-wireguard",
     "outer-blocked-by-firewall",
+    "outer-fragmented",
+    "padding-exceeds-mtu",
     "payload-corrupted",
     "peer-clock-went-back",
     "peer-lost-session",
@@ -85,11 +92,12 @@ SLUGS: Final = (
     "unknown-peer",
     "wrong-key-for-us",
 )
-"""Every slug that a rule can give."""
+"""Every slug that a rule can give, those of diagnosis.mtu among them."""
 
 _SAY_WHY_THEY_WAIT: Final = (
     "no-route-to-endpoint",
     "peer-clock-went-back",
+    "peer-port-closed",
     "peer-unreachable",
     "preshared-key-mismatch",
     "routing-loop",

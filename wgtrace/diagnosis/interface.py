@@ -12,6 +12,7 @@ from wgtrace.events.types import (
     DropTotal,
     Endpoint,
     Flow,
+    HandshakeEvent,
     HandshakeTotal,
     InvariantTotal,
     IPAddress,
@@ -165,6 +166,7 @@ class InterfaceEvidence:
         icmp: ICMP errors for what was sent to a peer, by public key; where stories are told only.
         stalls: Of peers, by public key, each the longest; `wgtrace top` only.
         unconfirmed: Sessions that a peer asked for and did not confirm, since it last confirmed one.
+        unreachable: The last ICMP message that said so of a datagram to a peer, by public key.
         is_gone: Whether it was deleted.
         cpus: Of each CPU, how busy it was in this run and how much of that with receiving, 0 to 1.
         index: Made when first asked for, see `changed`.
@@ -194,6 +196,7 @@ class InterfaceEvidence:
     icmp: dict[str, dict[tuple[int, int, IPAddress], IcmpErrors]] = field(default_factory=dict)
     stalls: dict[str, Stall] = field(default_factory=dict)
     unconfirmed: dict[str, int] = field(default_factory=dict)
+    unreachable: dict[str, HandshakeEvent] = field(default_factory=dict)
     is_gone: bool = False
     cpus: tuple[tuple[float, float], ...] = ()
     index: Index | None = None

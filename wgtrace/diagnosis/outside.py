@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from wgtrace.diagnosis.firewall import Blocked
@@ -11,6 +11,9 @@ from wgtrace.events.reasons import KernelReason
 from wgtrace.events.types import PathEvent
 from wgtrace.events.wire import Hook
 
+CONNTRACK: Final = ("net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max")
+"""How many entries connection tracking has in a namespace, and how many it may have."""
+_TRACKED: Final = (Hook.PREROUTING, Hook.OUTPUT)
 _FORWARDING: Final = "ip_inaddrerrors"
 _RPFILTER: Final = "ip_rpfilter"
 _MESSAGES: Final = {1: "initiation", 2: "response", 3: "cookie", 4: "datagram"}
@@ -41,14 +44,26 @@ _MEANS: Final = {
 }
 
 
-def settings_of(event: PathEvent) -> tuple[str, ...]:
-    """The settings that decide about a drop for this reason."""
+def settings_of(event: PathEvent, blocked: Blocked | None = None) -> tuple[str, ...]:
+    """The settings that decide about a drop for this reason.
+
+    Args:
+        blocked: What of the firewall did it, as far as that is known.
+    """
     flow = event.flow
+    if blocked is not None:
+        return () if blocked.chain or event.hook not in _TRACKED else CONNTRACK
     family = "ipv6" if flow and flow.family == 6 else "ipv4"
     kind = {_FORWARDING: "forwarding", _RPFILTER: "rp_filter"}.get(event.reason.id)
     if kind is None or not event.ifname:
         return ()
     return tuple(f"net/{family}/conf/{name}/{kind}" for name in ("all", event.ifname))
+
+
+def is_table_full(sysctls: Mapping[str, str]) -> bool:
+    """Whether connection tracking has no room for another entry, by the values of `CONNTRACK`."""
+    count, most = (sysctls.get(name, "") for name in CONNTRACK)
+    return count.isdigit() and most.isdigit() and int(count) >= int(most) > 0
 
 
 def why(event: PathEvent, blocked: Blocked | None, sysctls: dict[str, str]) -> str:
@@ -68,6 +83,8 @@ def _what(event: PathEvent) -> str:
 
 
 def _because(event: PathEvent, blocked: Blocked | None, sysctls: dict[str, str]) -> str:
+    if blocked is not None and is_table_full(sysctls):
+        return "connection tracking's table is full"
     if blocked is not None:
         return str(blocked)
     if event.reason.id == _FORWARDING:

@@ -7,10 +7,21 @@ import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from wgtrace.events.reasons import SubReason
 from wgtrace.events.types import IPAddress
 from wgtrace.state.types import Device
 
 _SHOWN = 4
+_UNREACHABLE = {
+    SubReason.PORT_UNREACHABLE: "nobody listens at the port",
+    SubReason.HOST_UNREACHABLE: "there is no way to it, or it does not answer",
+    SubReason.PROHIBITED: "a firewall forbids it",
+}
+
+
+def unreachable_why(sub_reason: SubReason) -> str:
+    """What an ICMP message says of a datagram."""
+    return _UNREACHABLE.get(sub_reason, "it is unreachable")
 
 
 def short_key(public_key: str) -> str:

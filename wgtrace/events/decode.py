@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from wgtrace.errors import UndecodableRecordError
 from wgtrace.events.invariants import Invariant
+from wgtrace.events.mtu import MtuEvent
 from wgtrace.events.reasons import Direction, HandshakeCode, KernelReason, Reason, SubReason
 from wgtrace.events.types import (
     ConfigEvent,
@@ -52,6 +53,9 @@ from wgtrace.events.wire import (
     Hook,
     InvariantEventWire,
     Layer,
+    MtuCode,
+    MtuEventWire,
+    MtuOf,
     PacketEventWire,
     PacketWay,
     PathEventWire,
@@ -73,6 +77,7 @@ _HANDSHAKE = unpacker(HandshakeEventWire)
 _CONFIG = unpacker(ConfigEventWire)
 _PACKET = unpacker(PacketEventWire)
 _INVARIANT = unpacker(InvariantEventWire)
+_MTU = unpacker(MtuEventWire)
 _TOTAL_KEY = unpacker(TotalKeyWire)
 _TIME_KEY, _TIME = unpacker(HandshakeTimeKeyWire), unpacker(HandshakeTimeWire)
 _DEVICE = unpacker(DeviceWire)
@@ -202,6 +207,43 @@ class Decoder:
             raise ValueError(f"{kind} is no kind of event")
         except (ValueError, KeyError, struct.error) as exc:
             raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
+
+    def mtu_event(self, record: bytes) -> MtuEvent:
+        """Decode one record of `wgtrace mtu`, which has no others.
+
+        Raises:
+            UndecodableRecordError: It is none.
+        """
+        try:
+            ts_ns, _cpu, kind, length = _HEADER(record)
+            if kind != EventKind.MTU or length > len(record):
+                raise ValueError(f"kind {kind}, the header says {length}")
+            return self._mtu(ts_ns, _MTU(record))
+        except (ValueError, KeyError, struct.error) as exc:
+            raise UndecodableRecordError(f"a record of {len(record)} bytes is no event", str(exc)) from exc
+
+    def _mtu(self, ts_ns: int, wire: Any) -> MtuEvent:
+        inner, outer = _flow(wire.inner), _flow(wire.outer)
+        reason = self.kernel_reasons.get(wire.kernel_reason)
+        origin = _address(wire.origin, outer.family) if outer and wire.origin != _NO_ADDRESS else None
+        return MtuEvent(
+            ts_ns=ts_ns,
+            code=MtuCode(wire.code),
+            device=_device(wire.device),
+            is_inner=Layer(wire.layer) is Layer.INNER,
+            outgoing=bool(wire.outgoing),
+            peer=_peer(wire.peer),
+            inner=inner,
+            outer=outer,
+            where=self.describe(wire.location) if wire.location else "",
+            kernel_reason=None if reason in _NO_REASON else reason,
+            ifname=_text(wire.ifname),
+            netns=wire.netns,
+            mtu=wire.mtu,
+            mtu_of=MtuOf(wire.of),
+            size=wire.size,
+            origin=origin,
+        )
 
     def _drop(self, ts_ns: int, wire: Any, record: bytes) -> DropEvent:
         reason = _REASONS[wire.reason]

@@ -139,6 +139,9 @@ class SubReason(enum.IntEnum):
     SUSPENDED = 67
     INITIATOR = 72
     RESPONDER = 73
+    PORT_UNREACHABLE = 80
+    HOST_UNREACHABLE = 81
+    PROHIBITED = 82
 
     @cached_property
     def id(self) -> str | None:
@@ -167,6 +170,7 @@ class HandshakeCode(enum.IntEnum):
     KEYS_CLEARED = 16
     KEYS_EXPIRED = 17
     ICMP_ERROR = 18
+    UNREACHABLE = 19
 
     @cached_property
     def id(self) -> str:

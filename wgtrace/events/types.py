@@ -186,7 +186,7 @@ class HandshakeEvent:
         inner: rekey_requested: the packet that waits longest, None for a keepalive. icmp_error: the
             datagram that was sent; its peer is not told.
         source: route_found: the address that is sent from, by the interface `out_ifname`.
-            icmp_error: who says so.
+            icmp_error and unreachable: who says so.
         queue_len: Packets that wait for a session.
         icmp: icmp_error: type and code, of ICMPv6 where `inner` is IPv6.
         message_type: icmp_error: of the message that was sent, 0: not told.

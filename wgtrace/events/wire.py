@@ -23,6 +23,9 @@ MAX_TERMS = 8
 STAGES = 6
 BUCKETS = 40
 SLOWEST = 5
+SIZE_TRIALS = 8
+FORWARD_ENDS = 8
+MTU_CODES = 11
 PATH_REASONS = 256
 PATH_SUBSYSTEM_0 = 240
 QUIET_ENDS = 16
@@ -56,7 +59,32 @@ class EventKind(enum.IntEnum):
     CONFIG = 3
     PATH = 4
     PACKET = 6
+    MTU = 7
     INVARIANT = 8
+
+
+class MtuCode(enum.IntEnum):
+    """`enum wgt_mtu_code`: what happened to the size of packets."""
+
+    OUTER_FRAGMENTED = 1
+    INNER_FRAGMENTED = 2
+    TOO_BIG_RECEIVED = 3
+    TOO_BIG_SENT = 4
+    TOO_BIG_LOST = 5
+    PATH_MTU_CHANGED = 6
+    SENDER_REFUSED = 7
+    FRAGMENT_LOST = 8
+    DATAGRAM_LOST = 9
+    PADDING_BEYOND_MTU = 10
+
+
+class MtuOf(enum.IntEnum):
+    """`enum wgt_mtu_of`: what decided on an MTU."""
+
+    UNKNOWN = 0
+    DEVICE = 1
+    ROUTE = 2
+    ICMP = 3
 
 
 class Loss(enum.IntEnum):
@@ -425,6 +453,46 @@ class PathEventWire(ctypes.Structure):
     ]
 
 
+class MtuEventWire(ctypes.Structure):
+    """`struct wgt_mtu_event`."""
+
+    hdr: EventHeader
+    device: DeviceWire
+    peer: PeerWire
+    inner: FlowWire
+    outer: FlowWire
+    location: int
+    origin: ctypes.Array[c_uint8]
+    ifname: ctypes.Array[c_uint8]
+    netns: int
+    kernel_reason: int
+    mtu: int
+    size: int
+    code: int
+    of: int
+    layer: int
+    outgoing: int
+    _fields_ = [
+        ("hdr", EventHeader),
+        ("device", DeviceWire),
+        ("peer", PeerWire),
+        ("inner", FlowWire),
+        ("outer", FlowWire),
+        ("location", c_uint64),
+        ("origin", c_uint8 * 16),
+        ("ifname", c_uint8 * 16),
+        ("netns", c_uint32),
+        ("kernel_reason", c_uint32),
+        ("mtu", c_uint32),
+        ("size", c_uint32),
+        ("code", c_uint16),
+        ("of", c_uint8),
+        ("layer", c_uint8),
+        ("outgoing", c_uint8),
+        ("pad", c_uint8 * 3),
+    ]
+
+
 RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
     EventKind.DROP: DropEventWire,
     EventKind.HANDSHAKE: HandshakeEventWire,
@@ -433,7 +501,7 @@ RECORDS: Final[dict[EventKind, type[ctypes.Structure]]] = {
     EventKind.PACKET: PacketEventWire,
     EventKind.INVARIANT: InvariantEventWire,
 }
-"""What a ring-buffer record of each kind is."""
+"""What a ring-buffer record of each kind is; those of `wgtrace mtu` have nothing to do with them."""
 
 
 class TotalKeyWire(ctypes.Structure):
@@ -740,6 +808,78 @@ class QueuesWire(ctypes.Structure):
         ("incoming", c_uint32),
         ("pad", c_uint32),
     ]
+
+
+class SizeTrialWire(ctypes.Structure):
+    """`struct wgt_size_trial`."""
+
+    _fields_ = [
+        ("sent_ns", c_uint64),
+        ("ends", c_uint32),
+        ("number", c_uint32),
+        ("sport", c_uint16),
+        ("dport", c_uint16),
+        ("len", c_uint16),
+        ("proto", c_uint8),
+        ("pad", c_uint8),
+    ]
+
+
+class SizesWire(ctypes.Structure):
+    """`struct wgt_sizes`."""
+
+    device: DeviceWire
+    public_key: ctypes.Array[c_uint8]
+    failed_ns: int
+    first_failed_ns: int
+    heard_ns: int
+    sent: int
+    passed: int
+    failed: int
+    failures: int
+    received: int
+    mtu: int
+    waiting: int
+    _fields_ = [
+        ("device", DeviceWire),
+        ("public_key", c_uint8 * 32),
+        ("failed_ns", c_uint64),
+        ("first_failed_ns", c_uint64),
+        ("heard_ns", c_uint64),
+        ("sent", c_uint32),
+        ("passed", c_uint32),
+        ("failed", c_uint32),
+        ("failures", c_uint32),
+        ("received", c_uint32),
+        ("mtu", c_uint32),
+        ("waiting", c_uint32),
+        ("pad", c_uint32),
+        ("trial", SizeTrialWire * SIZE_TRIALS),
+    ]
+
+
+class EndpointKeyWire(ctypes.Structure):
+    """`struct wgt_endpoint_key`."""
+
+    addr: ctypes.Array[c_uint8]
+    netns: int
+    family: int
+    _fields_ = [("addr", c_uint8 * 16), ("netns", c_uint32), ("family", c_uint32)]
+
+
+class EndpointWire(ctypes.Structure):
+    """`struct wgt_endpoint`."""
+
+    device: DeviceWire
+    peer: PeerWire
+    _fields_ = [("device", DeviceWire), ("peer", PeerWire)]
+
+
+class MtuConfigWire(ctypes.Structure):
+    """`struct wgt_mtu_config`."""
+
+    forward: ctypes.Array[c_uint64]
+    _fields_ = [("forward", c_uint64 * FORWARD_ENDS)]
 
 
 _CODES: dict[Any, str] = {c_uint8: "B", c_uint16: "H", c_uint32: "I", c_uint64: "Q", c_int32: "i"}

@@ -28,6 +28,7 @@ CONCERNS = {
     "handshake.bpf.c": ("handshake.bpf.c",),
     INVARIANTS_FILE: (INVARIANTS_FILE,),
     "latency.bpf.c": ("latency.bpf.c",),
+    "mtu.bpf.c": ("freed.bpf.h", "mtu.bpf.c"),
     "packet.bpf.c": ("packet.bpf.c",),
     "story.bpf.c": ("story.bpf.c",),
 }
@@ -57,6 +58,9 @@ KERNEL_TYPES = (
     "rtable",
     "rt6_info",
     "nf_hook_state",
+    "flowi4",
+    "flowi6",
+    "sock_common",
 )
 
 _PRELUDE = """\

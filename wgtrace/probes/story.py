@@ -113,6 +113,11 @@ _TOLD: Final[dict[str, tuple[str, tuple[HandshakeCode, ...]]]] = {
 }
 
 
+def _is_in_story(probe: Probe) -> bool:
+    """ICMP errors: STORY tells more of them."""
+    return HandshakeCode.UNREACHABLE.id in probe.gives
+
+
 def _told(probe: Probe) -> Probe:
     if probe.name not in _TOLD:
         return probe
@@ -120,11 +125,17 @@ def _told(probe: Probe) -> Probe:
     return replace(probe, file=_STORY, handler=handler, gives=(*probe.gives, *(code.id for code in codes)))
 
 
+EVERYTHING: Final[tuple[Probe, ...]] = (
+    *(probe for probe in CATALOGUE if not _is_in_story(probe)),
+    *STORY,
+)
+"""All that `wgtrace drops` and `wgtrace handshakes` attach."""
+
 HANDSHAKES: Final[tuple[Probe, ...]] = (
     *(
         _told(probe)
         for probe in CATALOGUE
-        if probe.file == "handshake.bpf.c" and "keepalive" not in probe.name
+        if probe.file == "handshake.bpf.c" and "keepalive" not in probe.name and not _is_in_story(probe)
     ),
     *STORY,
 )
@@ -139,7 +150,7 @@ def _counted(probe: Probe) -> Probe:
 
 
 TOP: Final[tuple[Probe, ...]] = (
-    *(_told(probe) for probe in CATALOGUE),
+    *(_told(probe) for probe in CATALOGUE if not _is_in_story(probe)),
     *(_counted(probe) for probe in STORY),
     Probe(
         "wg-socket-endpoint-from-skb",

@@ -63,6 +63,39 @@ def look_up(device: Device, endpoint: IPAddress, namespaces: Iterable[Namespace]
     return replace(way, netns=space.inode if space else 0, netns_name=(space or home).name)
 
 
+def look_again(way: Way, namespaces: Iterable[Namespace]) -> Way:
+    """What `look_up` gave, with the route and its MTU of now: a fraction of the questions.
+
+    Args:
+        namespaces: Those known.
+    """
+    known = (space for spaces in (namespaces, all_namespaces()) for space in spaces)
+    space = next((space for space in known if space.inode == way.netns), None)
+    if space is None:
+        return way
+    try:
+        return inside(space, lambda: told(lambda: _routed_now(way)))
+    except (WgtraceError, OSError):
+        return way
+
+
+def _routed_now(way: Way) -> Way:
+    with IPRoute(strict_check=True) as netlink:
+        links = [link(message, 0)[0] for message in netlink.link((RTM_GETLINK, _DUMP))]
+        names = {device.ifindex: device.ifname for device in links}
+        now = _asked(netlink, way.endpoint, way.mark, names)
+    return replace(
+        way,
+        errno=now.errno,
+        oif=now.oif,
+        table=now.table,
+        gateway=now.gateway,
+        mtu=now.mtu,
+        is_mtu_learned=now.is_mtu_learned,
+        link_mtu=next((device.mtu for device in links if device.ifname == now.oif), 0),
+    )
+
+
 def _way(endpoint: IPAddress, mark: int) -> Way:
     family = socket.AF_INET6 if endpoint.version == 6 else socket.AF_INET
     with IPRoute(strict_check=True) as netlink:
@@ -79,6 +112,7 @@ def _way(endpoint: IPAddress, mark: int) -> Way:
             refusing=tuple(r for r in routes if r.kind != "unicast" and endpoint in r.net),
             rules=tuple(_rules(netlink, family)),
             has_address=_has_address(netlink, family, tunnels),
+            link_mtu=next((device.mtu for device, _ in links if device.ifname == way.oif), 0),
             has_family=endpoint.version == 4 or Path("/proc/thread-self/net/if_inet6").exists(),
         )
 
@@ -86,14 +120,25 @@ def _way(endpoint: IPAddress, mark: int) -> Way:
 def _asked(netlink: Any, endpoint: IPAddress, mark: int, names: dict[int, str]) -> Way:
     request = rtmsg()
     request["family"] = socket.AF_INET6 if endpoint.version == 6 else socket.AF_INET
-    request["dst_len"], request["flags"] = endpoint.max_prefixlen, _LOOKUP_TABLE
+    request["dst_len"] = endpoint.max_prefixlen
+    if endpoint.version == 4:  # IPv6 tells the table anyway, and takes the flag for an error
+        request["flags"] = _LOOKUP_TABLE
     request["attrs"] = [("RTA_DST", str(endpoint)), *([("RTA_MARK", mark)] if mark else [])]
     try:
         answers = told(lambda: list(netlink.nlm_request(request, RTM_GETROUTE, NLM_F_REQUEST)))
     except OSError as exc:
         return Way(endpoint, mark, errno=exc.errno or 0)
     route = _route(answers[0], names)
-    return Way(endpoint, mark, oif=route.oif, table=route.table, gateway=route.gateway)
+    metrics, cached = answers[0].get_attr("RTA_METRICS"), answers[0].get_attr("RTA_CACHEINFO")
+    return Way(
+        endpoint,
+        mark,
+        oif=route.oif,
+        table=route.table,
+        gateway=route.gateway,
+        mtu=(metrics.get_attr("RTAX_MTU") if metrics else None) or 0,
+        is_mtu_learned=bool(cached and cached["rta_expires"]),
+    )
 
 
 def _routes(netlink: Any, family: int, names: dict[int, str]) -> Iterator[Route]:

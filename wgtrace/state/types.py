@@ -130,6 +130,9 @@ class Way:
         has_family: Whether the kernel has the family at all.
         netns: Inode of the namespace that the UDP socket is in, 0: not known.
         netns_name: Name of the namespace that was asked, None if it has none.
+        mtu: Of the route, 0: it has none of its own.
+        is_mtu_learned: It is what a router told, and will be forgotten.
+        link_mtu: Of the device, 0: not known.
     """
 
     endpoint: IPAddress
@@ -146,6 +149,9 @@ class Way:
     has_family: bool = True
     netns: int = 0
     netns_name: str | None = None
+    mtu: int = 0
+    is_mtu_learned: bool = False
+    link_mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)

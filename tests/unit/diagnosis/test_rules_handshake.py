@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -25,7 +26,7 @@ from factories import (
 
 from wgtrace.diagnosis.finding import Confidence, Severity
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
-from wgtrace.events.types import DropEvent, Tai64n
+from wgtrace.events.types import DropEvent, PeerRef, Tai64n
 from wgtrace.state.types import Way
 
 HOUR_NS = 3_600_000_000_000
@@ -258,3 +259,57 @@ def test_a_preshared_key_that_is_seen_at_the_peer_is_one_finding() -> None:
     assert scene.slugs == ["preshared-key-mismatch"]
     scene.state = snapshot(device(), device("wg1", public_key=PARIS, peers=there.peers))
     assert scene.slugs == ["preshared-key-mismatch", "response-lost"]
+
+
+def told(sub: SubReason, source: str, shaken_ns: int = 0) -> Scene:
+    """Three initiations to berlin, and as many ICMP messages about them."""
+    berlin = peer(BERLIN, "berlin", "10.9.0.2/32", at="203.0.113.9:51820", latest_handshake_ns=shaken_ns)
+    scene = Scene(snapshot(device(peers=(berlin,)))).stepped(HandshakeCode.INIT_SENT, BERLIN, 3)
+    scene.stepped(HandshakeCode.UNREACHABLE, BERLIN, 3, sub)
+    ref = PeerRef(BERLIN, berlin.endpoint)
+    scene.handshakes = [
+        replace(event, source=ip_address(source), peer=ref)
+        if event.code is HandshakeCode.UNREACHABLE
+        else event
+        for event in scene.handshakes
+    ]
+    return scene
+
+
+def test_a_closed_port() -> None:
+    """The peer's own host says so: certain, and not peer-unreachable besides."""
+    found = told(SubReason.PORT_UNREACHABLE, "203.0.113.9").only()
+
+    assert (found.slug, found.confidence) == ("peer-port-closed", Confidence.CERTAIN)
+    assert found.cause.startswith(
+        "Datagrams to berlin at 203.0.113.9:51820 come back: its own host says that "
+    )
+    assert found.cause.endswith(" nobody listens at the port.")
+    assert "3 ICMP messages (port_unreachable), the last from 203.0.113.9" in found.evidence
+    assert not any("NAT" in text for text in found.fix)
+
+
+def test_a_port_that_was_open_once() -> None:
+    """There was a session: it may be a NAT that forgot."""
+    assert any(
+        "persistent-keepalive 25" in text
+        for text in told(SubReason.PORT_UNREACHABLE, "203.0.113.9", 1).only().fix
+    )
+
+
+@pytest.mark.parametrize(
+    ("sub", "what"),
+    [(SubReason.PROHIBITED, "a firewall forbids it"), (SubReason.HOST_UNREACHABLE, "there is no way to it")],
+)
+def test_a_router_that_says_so(sub: SubReason, what: str) -> None:
+    """Somebody between: likely, and what it says."""
+    found = told(sub, "192.0.2.1").only()
+
+    assert (found.slug, found.confidence) == ("peer-port-closed", Confidence.LIKELY)
+    assert f"192.0.2.1, which is not the peer, says that {what}" in found.cause
+
+
+def test_a_peer_that_answered_since() -> None:
+    """Whatever an ICMP message said before is over."""
+    scene = told(SubReason.PORT_UNREACHABLE, "203.0.113.9").stepped(HandshakeCode.RESPONSE_ACCEPTED, BERLIN)
+    assert scene.findings == ()

@@ -155,3 +155,39 @@ def test_reverse_path_filter() -> None:
 def test_a_reason_without_a_rule_is_no_finding() -> None:
     """It is shown and counted; what to do about it nobody knows for sure."""
     assert Scene().died(path_drop("qdisc_drop", BERLIN, inner=flow("10.9.7.7", "10.9.0.1"))).findings == ()
+
+
+FULL = {"net/netfilter/nf_conntrack_count": "4096", "net/netfilter/nf_conntrack_max": "4096"}
+
+
+def test_no_room_in_connection_tracking() -> None:
+    """No rule did it, and there are as many entries as there may be: both numbers, and twice as many."""
+    scene = Scene().stepped(HandshakeCode.INIT_SENT, BERLIN, 3)
+    found = scene.died(replace(OUTER, hook=Hook.PREROUTING), Blocked(), sysctls=FULL).only()
+
+    assert (found.slug, found.severity, found.count) == ("conntrack-table-full", Severity.ERROR, 23)
+    assert "4096 entries" in found.cause
+    assert "sysctl -w net.netfilter.nf_conntrack_max=8192" in found.fix
+
+
+def test_room_in_connection_tracking() -> None:
+    """With one entry less it was something else."""
+    room = {**FULL, "net/netfilter/nf_conntrack_count": "4095"}
+    scene = Scene().died(replace(OUTER, hook=Hook.PREROUTING), Blocked(), sysctls=room)
+    assert scene.slugs == ["outer-blocked-by-firewall"]
+
+
+@pytest.mark.parametrize(("reason", "which"), [("udp_csum", "UDP"), ("ip_csum", "IP")])
+def test_a_wrong_checksum(reason: str, which: str) -> None:
+    """Of datagrams that come in: they never reach WireGuard, so the peer is not unreachable besides."""
+    damaged = path_drop(reason, BERLIN, is_inner=False, outer=outer(), ifname="eth0")
+    found = Scene().stepped(HandshakeCode.INIT_SENT, BERLIN, 3).died(damaged).only()
+
+    assert (found.slug, found.count) == ("checksum-error", 23)
+    assert f"come in at eth0 with a wrong {which} checksum" in found.cause
+    assert "ethtool -K eth0 rx off gro off" in found.fix
+
+
+def test_a_wrong_checksum_inside_is_not_the_tunnels() -> None:
+    """Whoever sent it made it wrong; the tunnel brought it as it was."""
+    assert Scene().died(path_drop("udp_csum", BERLIN, inner=flow("10.9.0.2", "10.9.0.1"))).findings == ()

@@ -52,6 +52,12 @@ STRUCTS: Final[dict[str, type[ctypes.Structure]]] = {
     "wgt_latency_config": wire.LatencyConfigWire,
     "wgt_session": wire.SessionWire,
     "wgt_queues": wire.QueuesWire,
+    "wgt_mtu_event": wire.MtuEventWire,
+    "wgt_size_trial": wire.SizeTrialWire,
+    "wgt_sizes": wire.SizesWire,
+    "wgt_endpoint_key": wire.EndpointKeyWire,
+    "wgt_endpoint": wire.EndpointWire,
+    "wgt_mtu_config": wire.MtuConfigWire,
 }
 ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_event_kind": ("WGT_EVENT_", wire.EventKind),
@@ -69,6 +75,8 @@ ENUMS: Final[dict[str, tuple[str, type[enum.IntEnum]]]] = {
     "wgt_flow_end": ("WGT_", wire.FlowEnd),
     "wgt_term_kind": ("WGT_TERM_", wire.TermKind),
     "wgt_stage": ("WGT_STAGE_", Stage),
+    "wgt_mtu_code": ("WGT_MTU_", wire.MtuCode),
+    "wgt_mtu_of": ("WGT_MTU_OF_", wire.MtuOf),
 }
 # Sizes of arrays that stand in an enum or a #define, and what mirrors them.
 SIZES: Final = {
@@ -84,6 +92,9 @@ SIZES: Final = {
     "WGT_PATH_REASONS": wire.PATH_REASONS,
     "WGT_PATH_SUBSYSTEM_0": wire.PATH_SUBSYSTEM_0,
     "WGT_QUIET_ENDS": wire.QUIET_ENDS,
+    "WGT_SIZE_TRIALS": wire.SIZE_TRIALS,
+    "WGT_FORWARD_ENDS": wire.FORWARD_ENDS,
+    "WGT_MTU_CODES": wire.MTU_CODES,
 }
 
 

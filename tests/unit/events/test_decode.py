@@ -373,7 +373,7 @@ def test_without_help_the_place_is_an_address() -> None:
     assert (event.where, event.kernel_reason) == ("0x1c4", None)
 
 
-@pytest.mark.parametrize("kind", EventKind)
+@pytest.mark.parametrize("kind", sorted(FULL))
 def test_every_prefix_is_refused(kind: EventKind) -> None:
     """A record cut anywhere is refused, never read beyond its end."""
     whole = FULL[kind]
@@ -383,7 +383,7 @@ def test_every_prefix_is_refused(kind: EventKind) -> None:
             DECODER.event(whole[:length])
 
 
-@pytest.mark.parametrize("kind", EventKind)
+@pytest.mark.parametrize("kind", sorted(FULL))
 def test_a_longer_record_of_a_later_version_is_read(kind: EventKind) -> None:
     """Fields are only appended: what follows the ones known here is skipped."""
     whole = bytearray(FULL[kind] + bytes(8))
@@ -392,7 +392,7 @@ def test_a_longer_record_of_a_later_version_is_read(kind: EventKind) -> None:
     assert DECODER.event(bytes(whole)) == DECODER.event(FULL[kind])
 
 
-@pytest.mark.parametrize("kind", EventKind)
+@pytest.mark.parametrize("kind", sorted(FULL))
 def test_a_length_beyond_the_record_is_refused(kind: EventKind) -> None:
     """A header that says more than there is was not written by these programs."""
     whole = bytearray(FULL[kind])
@@ -420,7 +420,7 @@ def test_an_unknown_kind_is_refused(unknown: int) -> None:
         drop(96),
         drop(Reason.BAD_HEADER, sub_reason=7),
         record(EventKind.HANDSHAKE, code=0),
-        record(EventKind.HANDSHAKE, code=19),
+        record(EventKind.HANDSHAKE, code=20),
         record(EventKind.HANDSHAKE, code=1, sub_reason=8),
     ],
 )
@@ -445,7 +445,7 @@ def test_random_bytes_never_crash(data: bytes) -> None:
 @given(data=st.data())  # type: ignore[untyped-decorator]  # mypy does not read hypothesis
 def test_random_bytes_behind_a_good_header_never_crash(data: st.DataObject) -> None:
     """Whatever a record of the right kind and length holds, there is an event or the one error."""
-    kind = data.draw(st.sampled_from(EventKind))
+    kind = data.draw(st.sampled_from(sorted(FULL)))
     whole = bytearray(FULL[kind])
     body = data.draw(st.binary(min_size=len(whole) - 16, max_size=len(whole) - 16))
     if kind is EventKind.DROP and data.draw(st.booleans()):
@@ -495,9 +495,9 @@ def test_totals_of_waits() -> None:
         b"",
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER)[:-1],
         key_of(kind=9, code=Reason.BAD_HEADER),
-        key_of(kind=EventKind.DROP, code=19),
+        key_of(kind=EventKind.DROP, code=20),
         key_of(kind=EventKind.DROP, code=Reason.BAD_HEADER, sub_reason=7),
-        key_of(kind=EventKind.HANDSHAKE, code=19),
+        key_of(kind=EventKind.HANDSHAKE, code=20),
         key_of(kind=EventKind.CONFIG, code=HandshakeCode.INIT_SENT),
     ],
 )
@@ -507,7 +507,7 @@ def test_keys_that_are_no_totals_are_refused(key: bytes) -> None:
         total(key, 1)
 
 
-@pytest.mark.parametrize("kind", EventKind)
+@pytest.mark.parametrize("kind", sorted(FULL))
 def test_kind_and_interface_are_read_without_decoding(kind: EventKind) -> None:
     """As decoding has them; a record that is cut has no interface, one too short no kind."""
     layer = {"layer": Layer.INNER} if kind is EventKind.PATH else {}

@@ -11,13 +11,15 @@ from typing import Final
 import pytest
 
 from wgtrace.events.invariants import Invariant
+from wgtrace.events.mtu import EVENT_IDS
 from wgtrace.events.reasons import HandshakeCode, Reason, SubReason
 from wgtrace.events.wire import PacketWay
 from wgtrace.loader.source import FILES, bpf_directory
 from wgtrace.probes.catalogue import CATALOGUE, PACKETS, PATH
 from wgtrace.probes.invariants import INVARIANT_PROBES
 from wgtrace.probes.latency import LATENCY
-from wgtrace.probes.story import HANDSHAKES, STORY, TOP
+from wgtrace.probes.mtu import MTU
+from wgtrace.probes.story import EVERYTHING, HANDSHAKES, TOP
 from wgtrace.probes.types import Point, Probe
 
 
@@ -39,7 +41,9 @@ HANDLERS: Final = {
 
 
 #: Each row of all catalogues once: those that several have are the very same.
-ROWS: Final = tuple(dict.fromkeys((*CATALOGUE, *HANDSHAKES, *TOP, *LATENCY, *PACKETS, *INVARIANT_PROBES)))
+ROWS: Final = tuple(
+    dict.fromkeys((*CATALOGUE, *HANDSHAKES, *TOP, *LATENCY, *MTU, *PACKETS, *INVARIANT_PROBES))
+)
 
 
 def _by_name(probe: Probe) -> str:
@@ -70,7 +74,7 @@ def test_a_row_gives_known_ids(probe: Probe) -> None:
     """What a row gives are ids of reasons or of handshake steps, each once."""
     known = {reason.id for reason in Reason} | {code.id for code in HandshakeCode} | {PATH}
     known |= {"sessions", "queues"} | {f"packet_{way.name.lower()}" for way in PacketWay}
-    known |= {i.id for i in Invariant}
+    known |= {i.id for i in Invariant} | {*EVENT_IDS, "sizes in", "sizes out"}
 
     assert set(probe.gives) <= known
     assert len(set(probe.gives)) == len(probe.gives)
@@ -78,8 +82,8 @@ def test_a_row_gives_known_ids(probe: Probe) -> None:
 
 @pytest.mark.parametrize(
     "catalogue",
-    [(*CATALOGUE, *STORY), (*CATALOGUE, *PACKETS), HANDSHAKES, TOP, LATENCY],
-    ids=["probes", "sample", "handshakes", "top", "latency"],
+    [EVERYTHING, CATALOGUE, (*CATALOGUE, *PACKETS), HANDSHAKES, TOP, LATENCY, MTU],
+    ids=["probes", "drops", "sample", "handshakes", "top", "latency", "mtu"],
 )
 def test_rows_are_unique(catalogue: Sequence[Probe]) -> None:
     """Neither a name nor an attach point comes twice: programs are called after them."""
@@ -102,8 +106,9 @@ def test_every_reason_is_given() -> None:
     by_handshakes = {id_ for probe in HANDSHAKES for id_ in probe.gives}
 
     assert {reason.id for reason in Reason} <= by_drops
-    assert {code.id for code in HandshakeCode} <= by_handshakes
-    assert {code.id for code in HandshakeCode if code < 12} <= by_drops
+    assert {code.id for code in HandshakeCode} <= by_handshakes | {HandshakeCode.UNREACHABLE.id}
+    of_drops = {code for code in HandshakeCode if code < 12} | {HandshakeCode.UNREACHABLE}
+    assert {code.id for code in of_drops} <= by_drops
 
 
 def test_drops_pays_nothing_for_the_story() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import kernel_messages as wire
 import pytest
+from pyroute2.iproute import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
@@ -210,3 +211,12 @@ def test_this_machine_s_own_loopback() -> None:
 
     assert (way.errno, way.oif) == (0, "lo")
     assert way.rules
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_both_families_may_be_asked(address: str) -> None:
+    """The kernel that runs here is asked: it takes flags of the one family for an error of the other."""
+    with IPRoute(strict_check=True) as netlink:
+        way = routes._asked(netlink, ip_address(address), 0, {1: "lo"})
+
+    assert (way.errno, way.oif) == (0, "lo")

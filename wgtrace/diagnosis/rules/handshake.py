@@ -8,8 +8,8 @@ from wgtrace.diagnosis.interface import Attempts, InterfaceEvidence
 from wgtrace.diagnosis.rules.build import STAGED, finding, preshared_note, settings, times, unseen, waiting
 from wgtrace.diagnosis.rules.keys import peers_with_key_trouble
 from wgtrace.diagnosis.rules.routes import is_loop, leads, question
-from wgtrace.diagnosis.words import age, count_of, quoted, utc
-from wgtrace.events.reasons import Direction, HandshakeCode, Reason
+from wgtrace.diagnosis.words import age, count_of, quoted, unreachable_why, utc
+from wgtrace.events.reasons import Direction, HandshakeCode, Reason, SubReason
 from wgtrace.events.types import DropEvent
 
 _ANSWERS = (
@@ -98,6 +98,45 @@ def peer_unreachable(evidence: InterfaceEvidence, key: str) -> Finding | None:
             f"whether the initiations arrive at {label}: run wgtrace drops there. A wrong key or clock "
             f"at either end, a blocked port and a host that is down all look like this from here"
         ],
+    )
+
+
+def peer_port_closed(evidence: InterfaceEvidence, key: str) -> Finding | None:
+    """An ICMP message says that datagrams to a peer do not reach it, and nothing has come from it since."""
+    told, last = evidence.steps(HandshakeCode.UNREACHABLE, peer=key), evidence.unreachable.get(key)
+    answered_ns = evidence.attempts.get(key, Attempts()).answered_ns
+    if not told or last is None or answered_ns > last.ts_ns:
+        return None
+    label, peer = evidence.label(key), evidence.peer(key)
+    endpoint = last.peer.endpoint if last.peer else None
+    at = f" at {endpoint}" if endpoint else ""
+    is_itself = bool(endpoint and last.source == endpoint.addr)
+    origin = str(last.source or "somebody on the way")
+    who = "its own host" if is_itself else f"{origin}, which is not the peer,"
+    fix = [f"on {label}: is the interface up, and is its ListenPort the port of this endpoint? wg show"]
+    if last.sub_reason is SubReason.HOST_UNREACHABLE:
+        fix = [f"check that the endpoint {endpoint} is still the right one, and that {label} is up"]
+    elif last.sub_reason is SubReason.PROHIBITED:
+        fix = [f"let UDP to {endpoint} through, in the firewall of {origin}"]
+    elif peer and peer.latest_handshake_ns:
+        fix.append(
+            f"if {label} is behind NAT, its mapping may be gone; there: wg set IFACE peer "
+            f"{evidence.device.public_key if evidence.device else 'KEY'} persistent-keepalive 25"
+        )
+    return finding(
+        evidence,
+        "peer-port-closed",
+        Severity.ERROR,
+        Confidence.CERTAIN if is_itself else Confidence.LIKELY,
+        evidence.total(*STAGED, peer=key),
+        f"Datagrams to {label}{at} come back: {who} says that {unreachable_why(last.sub_reason)}.",
+        peer=key,
+        seen=[
+            f"{count_of(told, 'ICMP message')} ({last.sub_reason.id or 'unknown'}), the last from {origin}",
+            *waiting(evidence, key),
+        ],
+        fix=fix,
+        needs=(HandshakeCode.UNREACHABLE.id,),
     )
 
 

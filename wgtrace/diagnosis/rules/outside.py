@@ -11,6 +11,7 @@ from typing import Final
 from wgtrace.diagnosis.finding import Confidence, Finding, Severity
 from wgtrace.diagnosis.firewall import Blocked
 from wgtrace.diagnosis.interface import InterfaceEvidence, PathKind, PathSighting
+from wgtrace.diagnosis.outside import CONNTRACK, is_table_full
 from wgtrace.diagnosis.rules.build import finding, times
 from wgtrace.diagnosis.words import count_of, is_noise, listing, quoted
 from wgtrace.events.reasons import Direction
@@ -21,7 +22,10 @@ from wgtrace.probes.catalogue import PATH
 _IPTABLES: Final = {"filter", "nat", "mangle", "raw", "security"}
 _INVALID: Final = re.compile(r"\bct state \S*\binvalid\b(?!,)")
 _REVERSE_PATH: Final = re.compile(r"\bfib saddr\b.*\b(oif|type)\b")
-_CUTS_OFF: Final = ("outer-blocked-by-firewall", "conntrack-invalid", "rp-filter-drop")
+_CUTS_OFF: Final = (
+    *("outer-blocked-by-firewall", "conntrack-invalid", "conntrack-table-full"),
+    *("rp-filter-drop", "checksum-error"),
+)
 _NOT_NAMED: Final = "the very rule: the kernel names none for this kind of verdict"
 _INPUT: Final = (Hook.PREROUTING, Hook.INPUT, Hook.INGRESS)
 
@@ -54,7 +58,9 @@ def outside(evidence: InterfaceEvidence) -> list[Finding]:
     """Every finding about what dies outside of WireGuard."""
     found: list[Finding | None] = []
     for cause in causes(evidence):
-        if cause.blocked is not None:
+        if cause.blocked is not None and is_table_full(cause.sysctls):
+            found.append(_table_full(evidence, cause))
+        elif cause.blocked is not None:
             found.append(_blocked(evidence, cause, cause.blocked))
         elif rule := _BY_REASON.get(cause.last.reason.id):
             found.append(rule(evidence, cause))
@@ -274,6 +280,60 @@ def _rp_filter(evidence: InterfaceEvidence, cause: Cause) -> Finding | None:
     )
 
 
+def _table_full(evidence: InterfaceEvidence, cause: Cause) -> Finding | None:
+    """Connection tracking has no room for the flow that a packet begins."""
+    event = cause.last
+    count, most = (cause.sysctls[name] for name in CONNTRACK)
+    return finding(
+        evidence,
+        "conntrack-table-full",
+        Severity.ERROR,
+        Confidence.LIKELY,
+        cause.count,
+        f"{_packets(event)}{_of(evidence, cause)} begin flows that connection tracking has no room for: it "
+        f"has {count} entries and may have {most}, and netfilter drops them in {event.hook.name.lower()}.",
+        peer=cause.peer,
+        seen=[
+            f"netfilter dropped {count_of(cause.count, 'packet')} by no rule, {_such_as(event)}",
+            f"nf_conntrack_count is {count}, nf_conntrack_max is {most}",
+        ],
+        fix=[
+            f"sysctl -w net.netfilter.nf_conntrack_max={2 * int(most)}",
+            "and look whose entries these are:",
+            evidence.command("conntrack -L"),
+            "or do not track WireGuard's own datagrams (notrack)",
+        ],
+        needs=(PATH,),
+    )
+
+
+def _checksum(evidence: InterfaceEvidence, cause: Cause) -> Finding | None:
+    """Datagrams arrive damaged, and the kernel drops them before WireGuard sees them."""
+    event, flow = cause.last, cause.last.flow
+    assert flow is not None
+    if event.is_inner or event.reason.direction is Direction.TX:
+        return None
+    which = "IP" if event.reason.id == "ip_csum" else "UDP"
+    device = quoted(event.ifname)
+    return finding(
+        evidence,
+        "checksum-error",
+        Severity.ERROR,
+        Confidence.CERTAIN,
+        cause.count,
+        f"{_packets(event)}{_of(evidence, cause)} come in at {event.ifname} with a wrong {which} checksum "
+        "and are dropped before WireGuard sees them: something between makes or changes them wrongly.",
+        peer=cause.peer,
+        seen=[f"{event.reason.id} at {event.ifname}, {times(cause.count)}, {_such_as(event)}"],
+        fix=[
+            "switch offloads off, here and then where they come from, to see which is to blame:",
+            evidence.command(f"ethtool -K {device} rx off gro off"),
+            evidence.command(f"ethtool -K {device} tx off gso off"),
+        ],
+        needs=(PATH,),
+    )
+
+
 def _route_back(evidence: InterfaceEvidence, event: PathEvent) -> list[str]:
     flow = event.flow
     assert flow is not None
@@ -293,4 +353,6 @@ def _route_back(evidence: InterfaceEvidence, event: PathEvent) -> list[str]:
 _BY_REASON: Final[dict[str, Callable[[InterfaceEvidence, Cause], Finding | None]]] = {
     "ip_inaddrerrors": _forwarding,
     "ip_rpfilter": _rp_filter,
+    "ip_csum": _checksum,
+    "udp_csum": _checksum,
 }
