@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.vm, pytest.mark.soak]
-
-BUGS = Path(__file__).parents[1] / "bugs"
+BUGS = Path(__file__).parent
 LAB = [sys.executable, "-m", "wgtrace", "lab"]
 BEFORE, AFTER, RUNS = "6.1.170", "6.1", 2
 _ROW = re.compile(r"^(\S+) +(\S+) +(\d+) +(\d+)  (.*)$", re.MULTILINE)
