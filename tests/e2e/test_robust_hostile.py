@@ -249,7 +249,9 @@ def test_a_hundred_thousand_datagrams(
     record_property("bpf_runs_per_datagram", f"{runs / DATAGRAMS:.2f}")
     record_property("bpf_ns_per_datagram", f"{nanoseconds / DATAGRAMS:.0f}")
     assert taken == DATAGRAMS
-    assert accepted == good
+    # At full rate a queue of the peer may overflow, and good ones are then among what is lost there.
+    overflowed = sum(report.totals.get(reason, 0) for reason in ("rx_queue_full", "decrypt_queue_full"))
+    assert good - overflowed <= accepted <= good
     unseen = 0 if any(reason.startswith("cookie_") for reason in report.totals) else cookies
     assert sum(report.totals.values()) + accepted + unseen == DATAGRAMS, report.totals
     assert report.summary["lost"]["undecodable"] == 0
@@ -257,8 +259,8 @@ def test_a_hundred_thousand_datagrams(
     shown = re.search(r"([0-9]+) packets dropped in", assert_clean(terminal.output))
     assert shown
     # What is in the good ones has no IP checksum: the host drops that, and not WireGuard.
-    assert report.outside == {("ip_csum", "inner", None): good}
-    assert int(shown[1]) == sum(report.totals.values()) + good
+    assert report.outside == {("ip_csum", "inner", None): accepted}
+    assert int(shown[1]) == sum(report.totals.values()) + accepted
 
 
 def _raw(public_key: str) -> bytes:
