@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -92,7 +91,7 @@ def _recorder(path: Path) -> subprocess.Popen[bytes] | None:
 
 def _end(recorder: subprocess.Popen[bytes] | None) -> None:
     if recorder:
-        recorder.send_signal(signal.SIGINT)
+        recorder.terminate()  # SIGINT may be ignored here, as in what a shell runs in the background
         recorder.wait()
 
 

@@ -182,7 +182,7 @@ def guest_half(tmp_path: Path, script: str, count: int) -> tuple[list[dict[str, 
     (tmp_path / "script").write_text(script)
     (bin_dir / "wgtrace").write_text(
         "#!/bin/bash\n"
-        'if [ "$1" = record ]; then trap "exit 0" INT; touch "$5" "$7"; while :; do sleep 0.02; done\n'
+        'if [ "$1" = record ]; then trap "exit 0" TERM; touch "$5" "$7"; while :; do sleep 0.02; done\n'
         f"elif [ \"$1\" = replay ]; then echo '{LOOKS}'\n"
         'else cp "$5" "$4"; fi\n'
     )
