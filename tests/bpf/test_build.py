@@ -161,7 +161,7 @@ def test_a_map_that_counts_for_each_cpu() -> None:
 
 def test_an_error_is_clangs_first(kernel: Kernel) -> None:
     """What does not compile is said with the file and the line."""
-    text = source.joined(["int broken(void) { return no_such_thing; }\n"])
+    text = source.joined(["int broken(void) { return no_such_thing; }\n"], ("drop.bpf.c",))
 
     with pytest.raises(CompileError) as raised:
         compiled(text, kernel.wireguard.c_definitions(source.KERNEL_TYPES))
