@@ -100,7 +100,7 @@ def test_every_program_compiles_as_fentry(kernel: Kernel, catalogue: Sequence[Pr
 def test_fentry_compiles_whatever_bcc_this_is(kernel: Kernel) -> None:
     """The fentry and fexit texts are C for every BCC, also for one that would not attach them."""
     programs = variants(kernel, only_kprobes=False)
-    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES)
+    definitions = kernel.wireguard.c_definitions(source.KERNEL_TYPES) + clock_of_time(kernel.vmlinux)
     texts = [
         source.program_text(program, kernel.wireguard.parameter_count(program.target) or 0)
         for program, _text in programs

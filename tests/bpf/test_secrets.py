@@ -83,4 +83,5 @@ def test_the_key_of_a_decryption_is_not_handed_over() -> None:
     (entry,) = (probe for probe in CATALOGUE if probe.name == "chacha20poly1305-decrypt")
 
     assert entry.args == ("u8 *dst", "u8 *src", "u64 src_len")
-    assert "PT_REGS_PARM4" not in TEXT
+    assert "PT_REGS_PARM5" not in TEXT
+    assert "PT_REGS_PARM6" not in TEXT
